@@ -1,0 +1,228 @@
+//! Sifts a polled batch: every message becomes a row, a duplicate that is dropped, or a dead
+//! letter, and is counted in its span's outcome. Pure but for the windows it remembers in; one
+//! sieve per decoder thread.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::dedup::{DedupBudget, Verdict, Window};
+use super::identity::IdentityHasher;
+use super::json::JsonDecoder;
+use crate::copy_tuple::append_tuple;
+use crate::messages::{
+    DeadLetter, EncodedRow, MessageRef, PolledBatch, PolledMessage, SpanOutcome, WriteBatch,
+};
+use crate::offsets::{Generation, Partition};
+use crate::usage_event::{RejectReason, Rejection, TimeLimits, UsageEvent};
+
+/// Decodes, judges and encodes.
+#[derive(Debug)]
+pub struct Sieve {
+    json: JsonDecoder,
+    time_limits: TimeLimits,
+    hasher: IdentityHasher,
+    window_length: Duration,
+    budget: DedupBudget,
+    /// One window a partition, each valid for one assignment.
+    windows: HashMap<Partition, (Generation, Window)>,
+}
+
+impl Sieve {
+    /// A sieve without any memory yet.
+    pub fn new(
+        time_limits: TimeLimits,
+        hasher: IdentityHasher,
+        window_length: Duration,
+        budget: DedupBudget,
+    ) -> Self {
+        Self {
+            json: JsonDecoder::default(),
+            time_limits,
+            hasher,
+            window_length,
+            budget,
+            windows: HashMap::new(),
+        }
+    }
+
+    /// Adds what became of `polled`'s messages, and the batch itself, to `batch`. `now_ms` is the
+    /// wall clock, which only caps timestamps from the future.
+    pub fn sift(&mut self, polled: PolledBatch, batch: &mut WriteBatch, now_ms: i64) {
+        for partition in &polled.revoked {
+            self.windows.remove(partition);
+        }
+        let batch_idx = narrow(batch.polled.len());
+        let first_outcome_idx = narrow(batch.outcomes.len());
+        batch.outcomes.extend(polled.spans.iter().map(|span| SpanOutcome::new(*span)));
+        for (idx, message) in polled.messages.iter().enumerate() {
+            let source = MessageRef { batch_idx, message_idx: narrow(idx) };
+            let outcome_idx = first_outcome_idx + message.span_idx;
+            self.sift_message(&polled, message, source, outcome_idx, batch, now_ms);
+        }
+        batch.payload_bytes += polled.byte_count();
+        batch.polled.push(polled);
+    }
+
+    fn sift_message(
+        &mut self,
+        polled: &PolledBatch,
+        message: &PolledMessage,
+        source: MessageRef,
+        outcome_idx: u32,
+        batch: &mut WriteBatch,
+        now_ms: i64,
+    ) {
+        let WriteBatch { rows, tuples, dead_letters, outcomes, .. } = batch;
+        let outcome = &mut outcomes[outcome_idx as usize];
+        let is_history = polled.is_history(message);
+        outcome.messages += u64::from(!is_history);
+        let decoded = self.json.decode(polled.payload(message)).and_then(|event| {
+            self.time_limits.check(event.time_micros, message.timestamp_ms)?;
+            Ok(event)
+        });
+        let event = match decoded {
+            Ok(event) => event,
+            Err(_) if is_history => return,
+            Err(rejection) => {
+                outcome.dead_letters += 1;
+                return dead_letters.push(DeadLetter { source, rejection });
+            }
+        };
+        let identity = self.hasher.identify(&event);
+        let window = window_of(&mut self.windows, &outcome.span, || {
+            Window::new(self.window_length, self.budget.clone())
+        });
+        // The time limits have refused messages without a timestamp.
+        let timestamp_ms = message.timestamp_ms.unwrap_or(now_ms);
+        match window.judge(identity, message.offset, timestamp_ms, now_ms) {
+            _ if is_history => {} // Decided by whoever read it first; remembered now.
+            Verdict::New | Verdict::Redelivery => {
+                outcome.written += 1;
+                rows.push(encode(&event, tuples, outcome_idx, source));
+            }
+            Verdict::Duplicate => outcome.duplicates += 1,
+            Verdict::Conflict => {
+                outcome.dead_letters += 1;
+                let rejection = Rejection::new(
+                    RejectReason::Conflict,
+                    "an earlier event has the same organization_id and request_id, but another api key, \
+                     endpoint, method, billable or weight",
+                );
+                dead_letters.push(DeadLetter { source, rejection });
+            }
+        }
+    }
+}
+
+/// The partition's window under this generation: whatever an older one saw is forgotten, since
+/// the partition may have had another owner in between.
+fn window_of<'a>(
+    windows: &'a mut HashMap<Partition, (Generation, Window)>,
+    span: &crate::offsets::OffsetSpan,
+    new: impl Fn() -> Window,
+) -> &'a mut Window {
+    let (generation, window) = windows.entry(span.partition).or_insert_with(|| (span.generation, new()));
+    if *generation != span.generation {
+        *generation = span.generation;
+        *window = new();
+    }
+    window
+}
+
+fn encode(event: &UsageEvent<'_>, tuples: &mut Vec<u8>, outcome_idx: u32, source: MessageRef) -> EncodedRow {
+    let start = narrow(tuples.len());
+    append_tuple(tuples, event);
+    EncodedRow {
+        organization_id: event.organization_id,
+        time_micros: event.time_micros,
+        start,
+        end: narrow(tuples.len()),
+        outcome_idx,
+        source,
+    }
+}
+
+/// Batches hold at most 10,000 rows of less than 2 KiB each, so 32 bits always suffice.
+fn narrow(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offsets::OffsetSpan;
+
+    const ORGANIZATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+
+    fn sieve() -> Sieve {
+        let limits = TimeLimits {
+            event_age_max: Duration::from_secs(90 * 86_400),
+            clock_skew_max: Duration::from_secs(300),
+        };
+        let budget = DedupBudget::new(1_000);
+        Sieve::new(limits, IdentityHasher::new([7; 16]), Duration::from_secs(300), budget)
+    }
+
+    fn event(request_id: &str, weight: u32) -> String {
+        format!(
+            r#"{{"time":1000,"request_id":"{request_id}","organization_id":"{ORGANIZATION}","api_key_id":"{ORGANIZATION}",
+            "endpoint":"/v1","method":"GET","status_code":200,"response_time_ms":1,"weight":{weight}}}"#
+        )
+    }
+
+    fn polled(generation: u32, first_offset: i64, payloads: &[String]) -> PolledBatch {
+        let mut batch = PolledBatch::with_capacity(payloads.len());
+        let end = first_offset + i64::try_from(payloads.len()).unwrap();
+        batch.spans.push(OffsetSpan {
+            partition: 3,
+            generation: Generation(generation),
+            start: first_offset,
+            end,
+        });
+        for (offset, payload) in (first_offset..).zip(payloads) {
+            batch.push(0, offset, Some(1_000), Some(b"key"), Some(payload.as_bytes()));
+        }
+        batch
+    }
+
+    #[test]
+    fn every_message_becomes_a_row_a_duplicate_or_a_dead_letter() {
+        let mut batch = WriteBatch::default();
+        let payloads = [event("a", 1), event("b", 1), "{".to_owned(), event("a", 1), event("b", 2)];
+        sieve().sift(polled(1, 40, &payloads), &mut batch, 2_000);
+        let outcome = batch.outcomes[0];
+        assert_eq!(
+            (outcome.messages, outcome.written, outcome.duplicates, outcome.dead_letters),
+            (5, 2, 1, 2)
+        );
+        assert_eq!(batch.rows.len(), 2);
+        let reasons: Vec<_> = batch.dead_letter_reasons().collect();
+        assert_eq!(reasons, [RejectReason::InvalidJson, RejectReason::Conflict]);
+        let (source, message) = batch.message(batch.dead_letters[0].source);
+        assert_eq!(
+            (message.offset, source.payload(message), source.key(message)),
+            (42, Some(&b"{"[..]), Some(&b"key"[..]))
+        );
+    }
+
+    #[test]
+    fn a_new_assignment_starts_with_an_empty_window() {
+        let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
+        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000);
+        sieve.sift(polled(1, 1, &[event("a", 1)]), &mut batch, 2_000);
+        sieve.sift(polled(2, 2, &[event("a", 1)]), &mut batch, 2_000);
+        let written: Vec<_> = batch.outcomes.iter().map(|outcome| outcome.written).collect();
+        assert_eq!(written, [1, 0, 1]);
+    }
+
+    #[test]
+    fn a_revoked_partition_gives_its_memory_back() {
+        let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
+        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000);
+        assert_eq!(sieve.budget.record_count(), 1);
+        let mut notice = PolledBatch::with_capacity(0);
+        notice.revoked.push(3);
+        sieve.sift(notice, &mut batch, 2_000);
+        assert_eq!(sieve.budget.record_count(), 0);
+    }
+}
