@@ -1,0 +1,397 @@
+//! The committer stage: one thread, the only one that commits offsets. Progress of poller and
+//! writers in; commits to Kafka and the published [`Tally`] out.
+//!
+//! It waits for no other stage. It ends, after a last synchronous commit, when the poller and all
+//! writers have hung up; not when the consumer's channel does, since the consumer that it commits
+//! through holds that channel's sender.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, after, never, select, tick};
+use rdkafka::consumer::CommitMode;
+
+use super::offset_committer::OffsetCommitter;
+use super::tally::{Tally, TallyBoard};
+use super::watermarks::{BrokenTiling, Watermarks};
+use crate::messages::{BrokerOffsets, Progress, Revocation, SpanOutcome};
+use crate::offsets::{Offset, Partition};
+
+/// How often watermarks are committed: what a crash makes Kafka deliver again.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the last commit is repeated, and how often. A rebalance takes a heartbeat interval or
+/// two, of 3 s each; DRAIN_TIMEOUT bounds it all the same.
+const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Why the committer stopped the process.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The poller's spans do not tile their partition.
+    #[error("refusing to commit over a gap")]
+    Tiling(#[from] BrokenTiling),
+    /// The last commit failed. What was not committed is delivered again.
+    #[error("committing the last offsets {offsets:?}")]
+    LastCommit {
+        /// Partition and next offset.
+        offsets: Vec<(Partition, Offset)>,
+        /// What the broker said.
+        source: rdkafka::error::KafkaError,
+    },
+}
+
+/// The committer thread's ends and memory.
+#[derive(Debug)]
+pub struct Committer<O> {
+    /// From the poller and the writers.
+    progress: Receiver<Progress>,
+    /// From the consumer's callbacks.
+    revocations: Receiver<Revocation>,
+    /// To Kafka.
+    offsets: O,
+    /// Where the books are published.
+    board: TallyBoard,
+    tally: Tally,
+    watermarks: Watermarks,
+    /// What the broker said last of the assigned partitions.
+    heard: HashMap<Partition, BrokerOffsets>,
+    revocation: Option<Revocation>,
+}
+
+impl<O: OffsetCommitter> Committer<O> {
+    /// A committer that knows of no partition yet.
+    pub fn new(
+        progress: Receiver<Progress>,
+        revocations: Receiver<Revocation>,
+        offsets: O,
+        board: TallyBoard,
+    ) -> Self {
+        Self {
+            progress,
+            revocations,
+            offsets,
+            board,
+            tally: Tally::default(),
+            watermarks: Watermarks::default(),
+            heard: HashMap::new(),
+            revocation: None,
+        }
+    }
+
+    /// Commits until poller and writers have hung up.
+    pub fn run(mut self) -> Result<(), CommitError> {
+        let commit_due = tick(COMMIT_INTERVAL);
+        loop {
+            let revocation_due = self.revocation.as_ref().map_or_else(never, |revocation| {
+                after(revocation.deadline.saturating_duration_since(Instant::now()))
+            });
+            select! {
+                recv(self.progress) -> progress => match progress {
+                    Ok(progress) => self.advance(progress)?,
+                    Err(_) => return self.commit_last(),
+                },
+                recv(self.revocations) -> revocation => match revocation {
+                    Ok(revocation) => self.begin_revocation(revocation)?,
+                    Err(_) => self.revocations = never(),
+                },
+                recv(commit_due) -> _ => self.commit_async(),
+                recv(revocation_due) -> _ => self.finish_revocation(),
+            }
+            let drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
+            if self.revocation.as_ref().is_some_and(drained) {
+                self.finish_revocation();
+            }
+            self.publish();
+        }
+    }
+
+    fn advance(&mut self, progress: Progress) -> Result<(), CommitError> {
+        match progress {
+            Progress::Assigned { partition, generation, start } => {
+                self.tally.returned += self.watermarks.forget(partition);
+                self.watermarks.assign(partition, generation, start);
+                self.heard.remove(&partition);
+            }
+            Progress::Issued(spans) => {
+                for issued in spans {
+                    if self.watermarks.issue(issued)? {
+                        self.tally.messages += issued.messages;
+                    }
+                }
+            }
+            Progress::Revoked(partitions) => self.forget(&partitions),
+            Progress::Durable(outcomes) => outcomes.iter().for_each(|outcome| self.complete(outcome)),
+            Progress::Heard(heard) => {
+                for offsets in
+                    heard.into_iter().filter(|heard| self.watermarks.watermark(heard.partition).is_some())
+                {
+                    self.heard.insert(offsets.partition, offsets);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, outcome: &SpanOutcome) {
+        if outcome.span.is_empty() {
+            return; // Of history only.
+        }
+        if self.watermarks.complete(outcome) {
+            self.tally.complete(outcome);
+        } else {
+            log::debug!("span {} completed after its partition was taken away", outcome.span);
+            self.tally.late_spans += 1;
+        }
+    }
+
+    fn begin_revocation(&mut self, revocation: Revocation) -> Result<(), CommitError> {
+        // Whatever the poller issued before it lies in the other channel: take it first.
+        while let Ok(progress) = self.progress.try_recv() {
+            self.advance(progress)?;
+        }
+        self.revocation = Some(revocation);
+        Ok(())
+    }
+
+    /// Commits what has become durable of the revoked partitions, and lets the poller go on. It
+    /// then says in the other channel that they are gone: if we were too late for it, they may have
+    /// been assigned again already, and must not be forgotten here.
+    fn finish_revocation(&mut self) {
+        let Some(Revocation { partitions, done, .. }) = self.revocation.take() else { return };
+        if !self.watermarks.are_drained(&partitions) {
+            log::warn!(
+                "partitions {partitions:?} are given back with spans in flight: the next owner reads those again"
+            );
+        }
+        let watermarks = self.watermarks_of(|partition| partitions.contains(&partition));
+        if let Err(error) = self.commit(&watermarks, CommitMode::Sync) {
+            log::warn!("committing {watermarks:?} before giving the partitions back: {error}");
+        }
+        drop(done);
+    }
+
+    fn forget(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.tally.returned += self.watermarks.forget(*partition);
+            self.heard.remove(partition);
+        }
+    }
+
+    /// Commits what the broker has not confirmed yet. Whether an asynchronous commit succeeds is
+    /// not told to us (librdkafka reports it only to a callback that rdkafka cannot set), so it is
+    /// repeated until the statistics show it.
+    fn commit_async(&self) {
+        let watermarks = self.unconfirmed();
+        if let Err(error) = self.commit(&watermarks, CommitMode::Async) {
+            log::warn!("sending a commit of {watermarks:?}: {error}; trying again in {COMMIT_INTERVAL:?}");
+        }
+    }
+
+    /// Watermarks that the broker has not confirmed.
+    fn unconfirmed(&self) -> Vec<(Partition, Offset)> {
+        let confirmed = |partition| self.heard.get(&partition).and_then(|heard| heard.committed);
+        self.watermarks_of(|partition| confirmed(partition) != self.watermarks.watermark(partition))
+    }
+
+    /// Repeated for a while, since the group takes no commits in the middle of a rebalance.
+    fn commit_last(&mut self) -> Result<(), CommitError> {
+        let offsets = self.unconfirmed();
+        let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
+        loop {
+            match self.commit(&offsets, CommitMode::Sync) {
+                Ok(()) => break,
+                Err(source) if Instant::now() > deadline => {
+                    return Err(CommitError::LastCommit { offsets, source });
+                }
+                Err(error) => log::warn!("committing the last offsets: {error}; trying again"),
+            }
+            std::thread::sleep(LAST_COMMIT_PAUSE);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        offsets: &[(Partition, Offset)],
+        mode: CommitMode,
+    ) -> Result<(), rdkafka::error::KafkaError> {
+        if offsets.is_empty() { Ok(()) } else { self.offsets.commit(offsets, mode) }
+    }
+
+    fn watermarks_of(&self, is_wanted: impl Fn(Partition) -> bool) -> Vec<(Partition, Offset)> {
+        let mut watermarks: Vec<_> =
+            self.watermarks.iter().filter(|(partition, _)| is_wanted(*partition)).collect();
+        watermarks.sort_unstable();
+        watermarks
+    }
+
+    fn publish(&mut self) {
+        self.tally.lag = self
+            .watermarks
+            .iter()
+            .map(|(partition, watermark)| {
+                let heard = self.heard.get(&partition).and_then(|heard| heard.high_water_mark);
+                let high_water_mark = heard.unwrap_or(watermark);
+                u64::try_from(high_water_mark - watermark).unwrap_or(0)
+            })
+            .sum();
+        self.board.publish(self.tally);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::IssuedSpan;
+    use crate::offsets::{Generation, OffsetSpan};
+    use crossbeam_channel::{Sender, bounded};
+    use rdkafka::error::KafkaError;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// Tells a test what is committed.
+    struct Recorder(Sender<Vec<(Partition, Offset)>>);
+
+    impl OffsetCommitter for Recorder {
+        fn commit(&self, offsets: &[(Partition, Offset)], _: CommitMode) -> Result<(), KafkaError> {
+            self.0.send(offsets.to_vec()).unwrap();
+            Ok(())
+        }
+    }
+
+    struct Harness {
+        progress: Sender<Progress>,
+        revocations: Sender<Revocation>,
+        commits: Receiver<Vec<(Partition, Offset)>>,
+        board: TallyBoard,
+        thread: thread::JoinHandle<Result<(), CommitError>>,
+    }
+
+    impl Harness {
+        fn start() -> Self {
+            let (progress, inbox) = bounded(100);
+            let (revocations, revocation_inbox) = bounded(10);
+            let (commit_sender, commits) = bounded(100);
+            let board = TallyBoard::default();
+            let recorder = Recorder(commit_sender);
+            let committer = Committer::new(inbox, revocation_inbox, recorder, board.clone());
+            let thread = thread::Builder::new().spawn(|| committer.run()).unwrap();
+            Self { progress, revocations, commits, board, thread }
+        }
+
+        fn assign(&self, partition: Partition, start: Offset) {
+            self.progress.send(Progress::Assigned { partition, generation: Generation(1), start }).unwrap();
+        }
+
+        fn issue(&self, span: OffsetSpan) {
+            self.progress.send(Progress::Issued(vec![IssuedSpan { span, messages: 1 }])).unwrap();
+        }
+
+        fn complete(&self, span: OffsetSpan) {
+            let outcome = SpanOutcome { messages: 1, written: 1, ..SpanOutcome::new(span) };
+            self.progress.send(Progress::Durable(vec![outcome])).unwrap();
+        }
+
+        fn revoke(&self, partition: Partition, deadline: Instant) -> Receiver<()> {
+            let (done, is_done) = bounded(0);
+            self.revocations.send(Revocation { partitions: vec![partition], deadline, done }).unwrap();
+            is_done
+        }
+
+        /// Hangs up as poller and writers do, and gives the last commit.
+        fn end(self) -> (Vec<(Partition, Offset)>, Tally) {
+            drop(self.progress);
+            self.thread.join().unwrap().unwrap();
+            (self.commits.iter().last().unwrap_or_default(), self.board.snapshot())
+        }
+    }
+
+    fn span(partition: Partition, start: Offset, end: Offset) -> OffsetSpan {
+        OffsetSpan { partition, generation: Generation(1), start, end }
+    }
+
+    #[test]
+    fn the_last_commit_holds_every_unconfirmed_watermark() {
+        let harness = Harness::start();
+        harness.assign(0, 5);
+        harness.assign(1, 7);
+        harness.issue(span(0, 5, 6));
+        harness.issue(span(1, 7, 9));
+        harness.complete(span(1, 7, 9));
+        let (last, tally) = harness.end();
+        assert_eq!(last, [(0, 5), (1, 9)]);
+        assert_eq!((tally.messages, tally.written, tally.in_flight()), (2, 1, 1));
+    }
+
+    #[test]
+    fn revoked_spans_are_committed_before_they_are_given_back() {
+        let harness = Harness::start();
+        harness.assign(0, 0);
+        harness.issue(span(0, 0, 4));
+        let is_done = harness.revoke(0, Instant::now() + LONG);
+        assert!(is_done.recv_timeout(Duration::from_millis(50)).is_err_and(|error| error.is_timeout()));
+        harness.complete(span(0, 0, 4));
+        assert!(is_done.recv_timeout(LONG).is_err_and(|error| error.is_disconnected()));
+        assert_eq!(harness.commits.try_recv().unwrap(), [(0, 4)]);
+        assert_eq!(harness.end().1.returned, 0);
+    }
+
+    #[test]
+    fn a_revocation_ends_at_its_deadline_and_what_comes_later_does_not_count() {
+        let harness = Harness::start();
+        harness.assign(0, 0);
+        harness.issue(span(0, 0, 4));
+        let is_done = harness.revoke(0, Instant::now());
+        assert!(is_done.recv_timeout(LONG).is_err_and(|error| error.is_disconnected()));
+        harness.progress.send(Progress::Revoked(vec![0])).unwrap();
+        harness.complete(span(0, 0, 4));
+        let (last, tally) = harness.end();
+        assert_eq!(last, [(0, 0)], "the revoked partition's own commit, and no other");
+        assert_eq!((tally.written, tally.returned, tally.late_spans, tally.in_flight()), (0, 1, 1, 0));
+    }
+
+    #[test]
+    fn a_revocation_that_is_heard_too_late_leaves_the_next_assignment_alone() {
+        let harness = Harness::start();
+        harness.assign(0, 0);
+        harness.issue(span(0, 0, 4));
+        // The poller has waited in vain, given the partition back and been given it again.
+        harness.progress.send(Progress::Revoked(vec![0])).unwrap();
+        harness.assign(0, 0);
+        let is_done = harness.revoke(0, Instant::now());
+        assert!(is_done.recv_timeout(LONG).is_err_and(|error| error.is_disconnected()));
+        harness.issue(span(0, 0, 4));
+        harness.complete(span(0, 0, 4));
+        let (last, tally) = harness.end();
+        assert_eq!(last, [(0, 4)]);
+        assert_eq!((tally.written, tally.returned, tally.late_spans), (1, 1, 0));
+    }
+
+    #[test]
+    fn commits_are_repeated_until_the_broker_confirms_them() {
+        let harness = Harness::start();
+        harness.assign(0, 0);
+        harness.issue(span(0, 0, 4));
+        harness.complete(span(0, 0, 4));
+        assert_eq!(harness.commits.recv_timeout(LONG).unwrap(), [(0, 4)]);
+        assert_eq!(harness.commits.recv_timeout(LONG).unwrap(), [(0, 4)]);
+        let confirmed = BrokerOffsets { partition: 0, high_water_mark: Some(9), committed: Some(4) };
+        harness.progress.send(Progress::Heard(vec![confirmed])).unwrap();
+        // One may have been under way.
+        drop(harness.commits.recv_timeout(Duration::from_millis(100)));
+        assert!(harness.commits.recv_timeout(2 * COMMIT_INTERVAL).is_err());
+        assert_eq!(harness.board.snapshot().lag, 5);
+    }
+
+    #[test]
+    fn a_gap_stops_the_committer() {
+        let harness = Harness::start();
+        harness.assign(0, 0);
+        harness.issue(span(0, 1, 4));
+        assert!(matches!(harness.thread.join().unwrap(), Err(CommitError::Tiling(_))));
+        assert!(harness.commits.try_recv().is_err());
+    }
+}
