@@ -1,0 +1,158 @@
+//! The writer stage: write batches in, durable spans out. M threads with a connection each.
+//!
+//! A span is reported only after the COMMIT that holds its rows and dead letters. Errors of the
+//! database never lose a batch: it is retried with growing pauses until it is durable or the
+//! process stops. Ends when every decoder has hung up.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use crossbeam_channel::{Receiver, Sender};
+
+use super::sqlstate::Remedy;
+use crate::clock;
+use crate::error_chain::error_chain;
+use crate::latency::LatencyRecorder;
+use crate::messages::{Progress, SpanOutcome, WriteBatch};
+
+/// Where rows go: the database, or a test's double.
+pub trait RowSink {
+    /// Why a batch is not durable.
+    type Error: std::error::Error + 'static;
+
+    /// Makes a batch durable as a whole or not at all, and gives what became of its spans.
+    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Self::Error>;
+
+    /// What the error asks for.
+    fn remedy(error: &Self::Error) -> Remedy;
+}
+
+/// One writer thread's ends.
+#[derive(Debug)]
+pub struct Writer<S> {
+    /// What the decoders hand over.
+    pub write_batches: Receiver<WriteBatch>,
+    /// To the committer.
+    pub progress: Sender<Progress>,
+    /// Where rows go.
+    pub sink: S,
+    /// Records Kafka timestamp to durable, row by row.
+    pub latency: LatencyRecorder,
+}
+
+impl<S: RowSink> Writer<S> {
+    /// Writes batches until every decoder has hung up.
+    pub fn run(mut self) -> Result<(), std::convert::Infallible> {
+        while let Ok(batch) = self.write_batches.recv() {
+            let outcomes = self.write_with_retry(&batch);
+            self.record_latency(&batch);
+            if self.progress.send(Progress::Durable(outcomes)).is_err() {
+                break; // The committer is gone and reports its own error.
+            }
+        }
+        Ok(())
+    }
+
+    fn write_with_retry(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
+        let mut pauses = pauses();
+        let mut attempt = 1_u32;
+        loop {
+            let error = match self.sink.write(batch) {
+                Ok(outcomes) => return outcomes,
+                Err(error) => error,
+            };
+            let pause = pauses.next().unwrap_or(PAUSE_MAX);
+            let (rows, chain) = (batch.rows.len(), error_chain(&error));
+            match S::remedy(&error) {
+                Remedy::RetryAndAlarm => log::error!(
+                    "{chain}: attempt {attempt} to write {rows} rows failed in a way that waiting may not cure; \
+                     trying again in {pause:?}"
+                ),
+                _ => log::warn!("{chain}: attempt {attempt} to write {rows} rows; trying again in {pause:?}"),
+            }
+            std::thread::sleep(pause);
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    fn record_latency(&self, batch: &WriteBatch) {
+        let durable_at_micros = clock::now_micros();
+        let timestamps = batch.rows.iter().filter_map(|row| batch.message(row.source).1.timestamp_ms);
+        self.latency.record_all(
+            timestamps
+                .map(|timestamp_ms| durable_at_micros.saturating_sub(timestamp_ms.saturating_mul(1_000))),
+        );
+    }
+}
+
+/// The longest pause between two attempts, before jitter, which may double it.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Pauses from 50 ms, doubling, with jitter so that the writers of a fleet do not come in step.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latency::Latency;
+    use crate::offsets::{Generation, OffsetSpan};
+    use crossbeam_channel::bounded;
+
+    /// Fails as often as it is told to, then accepts.
+    #[derive(Debug)]
+    struct Flaky {
+        failures_left: u32,
+        attempts: u32,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("connection reset")]
+    struct Reset;
+
+    impl RowSink for Flaky {
+        type Error = Reset;
+
+        fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Reset> {
+            self.attempts += 1;
+            if self.failures_left == 0 {
+                return Ok(batch.outcomes.clone());
+            }
+            self.failures_left -= 1;
+            Err(Reset)
+        }
+
+        fn remedy(_: &Reset) -> Remedy {
+            Remedy::Retry
+        }
+    }
+
+    #[test]
+    fn a_batch_is_reported_only_once_it_is_durable() {
+        let span = OffsetSpan { partition: 0, generation: Generation(1), start: 5, end: 9 };
+        let (batches, write_batches) = bounded(1);
+        let (progress, reports) = bounded(2);
+        batches.send(WriteBatch { outcomes: vec![SpanOutcome::new(span)], ..WriteBatch::default() }).unwrap();
+        drop(batches);
+        let sink = Flaky { failures_left: 2, attempts: 0 };
+        let latency = Latency::new(1).unwrap();
+        Writer { write_batches, progress, sink, latency: latency.recorder(0) }.run().unwrap();
+        let reports: Vec<_> = reports.iter().collect();
+        assert!(
+            matches!(&reports[..], [Progress::Durable(outcomes)] if outcomes[0].span == span),
+            "{reports:?}"
+        );
+    }
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        let pauses: Vec<_> = pauses().take(20).collect();
+        assert!(pauses[0] < Duration::from_millis(200) && pauses[19] <= PAUSE_MAX * 2);
+    }
+}
