@@ -1,0 +1,1 @@
+DROP FUNCTION IF EXISTS get_current_month_usage(uuid);

@@ -1,0 +1,2 @@
+-- Drops every raw event with the table.
+DROP TABLE IF EXISTS usage_events;

@@ -1,0 +1,119 @@
+//! The SQL of `migrations/`, embedded at compile time: one list per profile, oldest first, with the same numbers and
+//! names in both. Pure data; nothing here talks to a server.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Profile;
+
+/// One step of the schema and the way back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The platform's number; ours begin at 4.
+    pub version: i32,
+    /// What it does, in `snake_case`.
+    pub name: &'static str,
+    /// SQL that applies it.
+    pub up: &'static str,
+    /// SQL that reverses it.
+    pub down: &'static str,
+}
+
+impl Migration {
+    /// Number and name as in the file's name: `004_create_usage_events`.
+    pub fn label(&self) -> String {
+        label(self.version, self.name)
+    }
+
+    /// SHA-256 of the text that applies it, in hexadecimal. The way back is left out: mending it must stay possible.
+    pub(super) fn checksum(&self) -> String {
+        Sha256::digest(self.up).iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// Number and name as in a file's name.
+pub(super) fn label(version: i32, name: &str) -> String {
+    format!("{version:03}_{name}")
+}
+
+/// The migrations of a profile, oldest first.
+pub(super) fn of(profile: Profile) -> &'static [Migration] {
+    match profile {
+        Profile::TimescaleDb => TIMESCALEDB,
+        Profile::PostgreSql => POSTGRESQL,
+    }
+}
+
+/// The migration of that number, if this program knows it.
+pub(super) fn find(profile: Profile, version: i32) -> Option<&'static Migration> {
+    of(profile).iter().find(|migration| migration.version == version)
+}
+
+macro_rules! migrations {
+    ($folder:literal: $($number:literal $version:literal $name:literal,)+) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            up: include_str!(concat!("../../migrations/", $folder, "/", $number, "_", $name, ".up.sql")),
+            down: include_str!(concat!("../../migrations/", $folder, "/", $number, "_", $name, ".down.sql")),
+        }),+]
+    };
+}
+
+macro_rules! every_migration_in {
+    ($folder:literal) => {
+        migrations! { $folder:
+            "004" 4 "create_usage_events",
+            "005" 5 "create_usage_dead_letters",
+            "006" 6 "create_usage_hourly",
+            "007" 7 "create_usage_daily",
+            "008" 8 "create_usage_monthly",
+            "009" 9 "create_current_month_usage",
+            "010" 10 "schedule_usage_jobs",
+        }
+    };
+}
+
+const TIMESCALEDB: &[Migration] = every_migration_in!("timescaledb");
+const POSTGRESQL: &[Migration] = every_migration_in!("postgresql");
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_embedded_and_in_order() {
+        for profile in [Profile::TimescaleDb, Profile::PostgreSql] {
+            let folder = Path::new("migrations").join(profile.as_str());
+            let mut found: Vec<String> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            let embedded: Vec<String> = of(profile)
+                .iter()
+                .flat_map(|migration| ["down", "up"].map(|way| format!("{}.{way}.sql", migration.label())))
+                .collect();
+            assert_eq!(found, embedded);
+        }
+    }
+
+    #[test]
+    fn both_profiles_keep_the_same_dead_letters() {
+        let find = |profile| find(profile, 5).unwrap();
+        assert_eq!(find(Profile::TimescaleDb), find(Profile::PostgreSql));
+    }
+
+    #[test]
+    fn the_checksum_is_sha_256_in_hexadecimal() {
+        let migration = Migration { version: 1, name: "abc", up: "abc", down: "" };
+        assert_eq!(migration.checksum(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}
