@@ -1,2 +1,37 @@
-//! stub
-fn main() {}
+//! The program: parse the command line, run the command, print the error chain, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use usage_processor::cli::{Cli, Command};
+use usage_processor::commands::{check_config, connect, demo, exit_code_of, generate, migrate, run};
+use usage_processor::config::{ConfigError, database_config};
+use usage_processor::error_chain::error_chain;
+use usage_processor::stage::BoxedError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut logger = env_logger::Builder::new();
+    logger.parse_filters(&cli.log_level).format_timestamp_millis().init();
+    match dispatch(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", error_chain(error.as_ref()));
+            ExitCode::from(exit_code_of(error.as_ref()))
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Result<(), BoxedError> {
+    match command {
+        Command::Run(args) => Ok(run::run(args)?),
+        Command::CheckConfig(args) => Ok(check_config::run(args)?),
+        Command::Migrate { database, migrate: args } => {
+            let config =
+                database_config(database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
+            Ok(migrate::run(args, &mut connect::connect(&config)?)?)
+        }
+        Command::Generate(args) => Ok(generate::run(args)?),
+        Command::Demo(args) => Ok(demo::run(args)?),
+    }
+}

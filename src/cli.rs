@@ -1,0 +1,217 @@
+//! The command line: every option is an environment variable too. Values are taken as text here and
+//! judged in `config.rs`, so that all mistakes can be reported at once.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::generate::GenerateArgs;
+use crate::commands::migrate::MigrateArgs;
+use crate::migrations::ProfileChoice;
+
+/// Version and commit, as `--version` prints them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USAGE_PROCESSOR_COMMIT"), ")");
+
+/// Takes API usage events from Apache Kafka, removes duplicates and copies them into TimescaleDB
+/// (or plain PostgreSQL), where customers are billed from them.
+#[derive(Debug, Parser)]
+#[command(name = "usage-processor", version = VERSION, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Which log lines to print to standard error: error, warn, info, debug, trace, or a filter
+    /// such as `info,librdkafka=debug`.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
+    pub log_level: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Process events until a signal says stop.
+    Run(RunArgs),
+    /// Print the effective configuration, without secrets, and try both servers.
+    CheckConfig(CheckConfigArgs),
+    /// Create the database's tables, or take the last step back.
+    Migrate {
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// What.
+        #[command(flatten)]
+        migrate: MigrateArgs,
+    },
+    /// Produce realistic events, as an API gateway would, and keep the truth about them.
+    Generate(GenerateArgs),
+    /// Show the whole way with a million events, and check every figure. `make demo` starts the
+    /// private servers for it.
+    ///
+    /// Works in a topic and a group of its own and in a database without usage events. The processor
+    /// runs with its default settings, unless BATCH_SIZE, WRITER_THREADS and the like are set in the
+    /// environment. Exits with an error if a single figure is off.
+    Demo(DemoArgs),
+}
+
+/// How to reach the database.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseArgs {
+    /// The database, as a URL (`postgresql://user:password@host:5432/database`) or as
+    /// `key=value` pairs. Required.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    pub database_url: Option<String>,
+}
+
+/// How to reach Kafka.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaArgs {
+    /// Brokers to start from, separated by commas.
+    #[arg(long, env = "KAFKA_BROKERS", default_value = "localhost:9092")]
+    pub kafka_brokers: String,
+    /// The topic that the gateways write to.
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "usage-events")]
+    pub kafka_topic: String,
+    /// The consumer group; instances of one group share the partitions.
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "usage-processor-group")]
+    pub kafka_group_id: String,
+    /// Where a group without any offset starts: earliest or latest.
+    #[arg(long, env = "KAFKA_AUTO_OFFSET_RESET", default_value = "earliest")]
+    pub kafka_auto_offset_reset: String,
+    /// Settings handed to librdkafka, as `key=value,...` (a comma within a value is written `\,`),
+    /// such as `security.protocol=SASL_SSL,sasl.mechanism=SCRAM-SHA-512`. Those that would break
+    /// a promise are refused by name.
+    #[arg(long, env = "KAFKA_OPTIONS", default_value = "", hide_env_values = true)]
+    pub kafka_options: String,
+}
+
+/// What the pipeline is tuned by.
+#[derive(Debug, Clone, Args)]
+pub struct PipelineArgs {
+    /// How to reach the database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// How to reach Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// Most rows in a transaction, 1 to 10000. Batches are smaller when load is low.
+    #[arg(long, env = "BATCH_SIZE", default_value = "1000")]
+    pub batch_size: String,
+    /// How long a batch may collect at most. It leaves after milliseconds when a writer is free.
+    #[arg(long, env = "BATCH_TIMEOUT", default_value = "5s")]
+    pub batch_timeout: String,
+    /// How far apart two copies of an event may lie to be seen as such in memory.
+    #[arg(long, env = "DEDUP_WINDOW", default_value = "5m")]
+    pub dedup_window: String,
+    /// Most identities held in memory (about 45 bytes each); beyond it the oldest go early.
+    #[arg(long, env = "DEDUP_MAX_ENTRIES", default_value = "4000000")]
+    pub dedup_max_entries: String,
+    /// Most connections of this process to the database.
+    #[arg(long, env = "DB_MAX_CONNECTIONS", default_value = "20")]
+    pub db_max_connections: String,
+    /// Decoder threads [default: one for four cores].
+    #[arg(long, env = "DECODER_THREADS")]
+    pub decoder_threads: Option<String>,
+    /// Writer threads, each with a connection [default: one more than cores, within
+    /// DB_MAX_CONNECTIONS].
+    #[arg(long, env = "WRITER_THREADS")]
+    pub writer_threads: Option<String>,
+    /// How long shutdown, and giving partitions back, may wait for events in flight.
+    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "25s")]
+    pub drain_timeout: String,
+    /// How often the statistics line is logged.
+    #[arg(long, env = "STATS_INTERVAL", default_value = "30s")]
+    pub stats_interval: String,
+    /// Events older than this at their Kafka timestamp become dead letters.
+    #[arg(long, env = "MAX_EVENT_AGE", default_value = "90d")]
+    pub max_event_age: String,
+    /// Events further ahead of their Kafka timestamp than this become dead letters.
+    #[arg(long, env = "MAX_CLOCK_SKEW", default_value = "5m")]
+    pub max_clock_skew: String,
+    /// Go on when events were deleted from Kafka before they were read, instead of stopping.
+    #[arg(long, env = "ACCEPT_LOSS", value_parser = BoolishValueParser::new())]
+    pub accept_loss: bool,
+}
+
+/// `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// The pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Apply pending migrations first.
+    #[arg(long, env = "MIGRATE", value_parser = BoolishValueParser::new())]
+    pub migrate: bool,
+    /// Process up to the end of each partition as it is at the start, commit, print a summary and
+    /// exit: for backfills, benches and tests.
+    #[arg(long)]
+    pub stop_at_end: bool,
+    /// Print the final figures to standard output, as one line of JSON, once everything in flight is
+    /// written and committed: for scripts. The log goes to standard error.
+    #[arg(long)]
+    pub print_summary: bool,
+}
+
+/// `check-config`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckConfigArgs {
+    /// The pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Do not try the servers.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// The database: one without usage events.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Brokers to start from, separated by commas [default: none, and then librdkafka's mock cluster
+    /// stands in, at a pace that it can hold].
+    #[arg(long, env = "KAFKA_BROKERS")]
+    pub kafka_brokers: Option<String>,
+    /// Which schema the database gets.
+    #[arg(long, env = "DATABASE_PROFILE", value_enum, default_value_t)]
+    pub profile: ProfileChoice,
+    /// Events to drain in the first part.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub count: u64,
+    /// Events a second in the second part.
+    #[arg(long, default_value = "10000")]
+    pub rate: NonZeroU32,
+    /// How long the second part lasts.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Seed of the traffic [default: random].
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+/// Exit codes, for `--help`; [`exit_code`] gives them names.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, or stopped by a signal with everything in flight written and committed
+  1    a stage failed; the message names it and the cause (restart: yes)
+  2    the command line or the configuration is wrong (restart: no)
+  3    a server refuses us, or the database is not migrated (restart: no)
+  4    shutdown took longer than DRAIN_TIMEOUT (nothing is lost; restart: yes)
+  5    events were deleted from Kafka before they were read; see --accept-loss (restart: no)
+  130  stopped at once by a second SIGINT (nothing is lost); 143 by a second SIGTERM";
+
+/// The process's exit codes.
+pub mod exit_code {
+    /// A stage failed.
+    pub const FAILED: u8 = 1;
+    /// The configuration is wrong.
+    pub const CONFIGURATION: u8 = 2;
+    /// A server refuses us, or is not as it must be.
+    pub const REFUSED: u8 = 3;
+    /// Shutdown took too long.
+    pub const DRAIN_TIMEOUT: u8 = 4;
+    /// Events were lost upstream.
+    pub const EVENTS_LOST: u8 = 5;
+}

@@ -1,0 +1,142 @@
+//! `usage-processor migrate up|down|status`: a thin skin over [`crate::migrations`].
+//!
+//! Takes a connected client, calls one function, and prints what came of it as a table on standard output.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use postgres::Client;
+
+use crate::migrations::{self, MigrateError, ProfileChoice, State, Status};
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// What to do with the schema
+    #[command(subcommand)]
+    pub action: MigrateAction,
+
+    /// Which schema a new database gets; a migrated one keeps what it has
+    #[arg(long, env = "DATABASE_PROFILE", value_enum, default_value_t, global = true)]
+    pub profile: ProfileChoice,
+}
+
+/// The three things that can be done with the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum MigrateAction {
+    /// Apply every migration that is missing
+    Up,
+    /// Reverse the newest applied migration; the tables it made go with their rows
+    Down,
+    /// List all migrations and where they stand
+    Status,
+}
+
+/// A `migrate` command that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateCommandError {
+    /// The schema could not be read or changed.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// Standard output is closed or full. What was asked for is done all the same.
+    #[error("printing what was done")]
+    Print {
+        /// The error of the write.
+        source: io::Error,
+    },
+}
+
+/// Carries out `args` on `client` and prints the outcome.
+///
+/// # Errors
+/// As the functions of [`crate::migrations`], or when standard output cannot be written.
+pub fn run(args: &MigrateArgs, client: &mut Client) -> Result<(), MigrateCommandError> {
+    let report = match args.action {
+        MigrateAction::Up => {
+            let applied = migrations::up(client, args.profile)?;
+            let lines = applied.iter().map(|migration| format!("applied   {}", migration.label()));
+            report(lines, "the schema is up to date, nothing to apply")
+        }
+        MigrateAction::Down => {
+            let reverted = migrations::down(client)?;
+            let lines = reverted.iter().map(|migration| format!("reverted  {}", migration.label()));
+            report(lines, "no migration is applied, nothing to revert")
+        }
+        MigrateAction::Status => table(&migrations::status(client, args.profile)?),
+    };
+    io::stdout().lock().write_all(report.as_bytes()).map_err(|source| MigrateCommandError::Print { source })
+}
+
+fn report(lines: impl Iterator<Item = String>, otherwise: &str) -> String {
+    let report: String = lines.map(|line| line + "\n").collect();
+    if report.is_empty() { format!("{otherwise}\n") } else { report }
+}
+
+fn table(list: &[Status]) -> String {
+    let width = list.iter().map(|status| status.migration.len()).max().unwrap_or(0);
+    let line = |migration: &dyn fmt::Display, profile: &dyn fmt::Display, state: &dyn fmt::Display| {
+        format!("{migration:<width$}  {profile:<11}  {state}\n")
+    };
+    let mut table = line(&"MIGRATION", &"PROFILE", &"STATE");
+    for status in list {
+        table += &line(&status.migration, &status.profile.as_str(), &describe(status.state));
+    }
+    table
+}
+
+fn describe(state: State) -> String {
+    let at = humantime::format_rfc3339_seconds;
+    match state {
+        State::Pending => "pending".to_owned(),
+        State::Applied(time) => format!("applied {}", at(time)),
+        State::Changed(time) => format!("applied {}, and its text was CHANGED since", at(time)),
+        State::Unknown(time) => format!("applied {} by a newer program", at(time)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::migrations::Profile;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        migrate: MigrateArgs,
+    }
+
+    #[test]
+    fn the_profile_may_stand_after_the_action() {
+        let cli = Cli::try_parse_from(["migrate", "up", "--profile", "postgresql"]).unwrap();
+        assert_eq!(cli.migrate.action, MigrateAction::Up);
+        assert_eq!(cli.migrate.profile, ProfileChoice::PostgreSql);
+        let cli = Cli::try_parse_from(["migrate", "status"]).unwrap();
+        assert_eq!(cli.migrate.profile, ProfileChoice::Auto);
+        Cli::try_parse_from(["migrate", "up", "--profile", "mysql"]).unwrap_err();
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let status = |migration: &str, profile, state| Status { migration: migration.into(), profile, state };
+        let list = [
+            status("004_create_usage_events", Profile::PostgreSql, State::Applied(UNIX_EPOCH)),
+            status("005_short", Profile::TimescaleDb, State::Pending),
+        ];
+        let expected = "\
+MIGRATION                PROFILE      STATE
+004_create_usage_events  postgresql   applied 1970-01-01T00:00:00Z
+005_short                timescaledb  pending
+";
+        assert_eq!(table(&list), expected);
+    }
+
+    #[test]
+    fn nothing_to_do_is_said() {
+        assert_eq!(report(std::iter::empty(), "nothing"), "nothing\n");
+    }
+}

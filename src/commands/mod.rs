@@ -1,0 +1,58 @@
+//! The subcommands, one file each: thin, from command line to library calls.
+
+pub mod check_config;
+pub mod connect;
+pub mod demo;
+pub mod generate;
+pub mod migrate;
+pub mod progress_bar;
+pub mod run;
+pub mod run_summary;
+
+use std::error::Error;
+
+use crate::cli::exit_code;
+use crate::commands::check_config::CheckConfigError;
+use crate::commands::connect::ConnectError;
+use crate::commands::migrate::MigrateCommandError;
+use crate::commands::run::RunError;
+use crate::config::ConfigError;
+use crate::pipeline::PipelineError;
+use crate::poll::poller::PollError;
+use crate::stage::StageError;
+
+/// The exit code that a command's error asks for.
+pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
+    if let Some(error) = error.downcast_ref::<RunError>() {
+        return match error {
+            RunError::Config(_) => exit_code::CONFIGURATION,
+            RunError::Connect(_) | RunError::Migrate(_) => exit_code::REFUSED,
+            RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
+            RunError::Pipeline(_) | RunError::Signals(_) | RunError::Summary(_) => exit_code::FAILED,
+        };
+    }
+    match error.downcast_ref::<CheckConfigError>() {
+        Some(CheckConfigError::Config(_)) => return exit_code::CONFIGURATION,
+        Some(CheckConfigError::Servers(_)) => return exit_code::REFUSED,
+        Some(CheckConfigError::Print(_)) | None => {}
+    }
+    if error.is::<ConfigError>() {
+        exit_code::CONFIGURATION
+    } else if error.is::<ConnectError>() || error.is::<MigrateCommandError>() {
+        exit_code::REFUSED
+    } else {
+        exit_code::FAILED
+    }
+}
+
+fn exit_code_of_stage(error: &StageError) -> u8 {
+    match error {
+        StageError::DrainTimeout { .. } => exit_code::DRAIN_TIMEOUT,
+        StageError::Failed { source, .. } => match source.downcast_ref() {
+            Some(PollError::EventsLost(_)) => exit_code::EVENTS_LOST,
+            Some(PollError::Refused { .. } | PollError::NoTopic { .. }) => exit_code::REFUSED,
+            _ => exit_code::FAILED,
+        },
+        StageError::Panicked { .. } | StageError::Spawn { .. } => exit_code::FAILED,
+    }
+}

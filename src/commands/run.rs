@@ -1,0 +1,190 @@
+//! `run`: waits for the database, then runs the pipeline until a signal, and logs its statistics.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::connect::{ConnectError, connect_patiently, describe};
+use super::progress_bar::message_bar;
+use super::run_summary::RunSummary;
+use crate::cli::RunArgs;
+use crate::config::{Config, ConfigError, core_count};
+use crate::migrations::{self, MigrateError, ProfileChoice};
+use crate::pipeline::{self, PipelineError, Report};
+use crate::shutdown::Shutdown;
+
+/// Why `run` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No signal handlers.
+    #[error("installing signal handlers")]
+    Signals(#[source] io::Error),
+    /// The database refuses us.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database is not as it must be.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The pipeline failed.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Standard output is closed. The run itself ended well.
+    #[error("printing the summary")]
+    Summary(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, or with `--stop-at-end` until everything is processed.
+pub fn run(args: &RunArgs) -> Result<(), RunError> {
+    let config = Config::from_args(&args.pipeline, core_count())?;
+    let shutdown = Shutdown::default();
+    shutdown.on_signals().map_err(RunError::Signals)?;
+    if !prepare_database(&config, args.migrate, &shutdown)? {
+        log::info!("stopped before the database was reached");
+        return Ok(());
+    }
+    let last = if args.stop_at_end {
+        stop_at_end(&config, &shutdown)?
+    } else {
+        let mut statistics = Statistics::new();
+        pipeline::run(&config, &shutdown, false, config.stats_interval, |report| statistics.log(report))?
+    };
+    log::info!("stopped: everything in flight is written and committed");
+    if args.print_summary {
+        RunSummary::of(&last).write(&mut io::stdout().lock()).map_err(RunError::Summary)?;
+    }
+    Ok(())
+}
+
+/// Reaches the database and makes sure that its schema is ours; `false` if a signal came first.
+/// The connection ends here: from then on only writers have one.
+fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Result<bool, RunError> {
+    log::info!("connecting to {}", describe(&config.database));
+    let Some(mut client) = connect_patiently(&config.database, shutdown)? else { return Ok(false) };
+    if migrate {
+        for applied in migrations::up(&mut client, ProfileChoice::Auto)? {
+            log::info!("applied migration {}", applied.label());
+        }
+    }
+    let server = migrations::ensure_current(&mut client)?;
+    log::info!("Connected to {server}");
+    Ok(true)
+}
+
+fn stop_at_end(config: &Config, shutdown: &Shutdown) -> Result<Report, RunError> {
+    const TICK: Duration = Duration::from_millis(250);
+    let bar = message_bar(0);
+    let mut statistics = Statistics::new();
+    let mut next_line = Instant::now() + config.stats_interval;
+    let started = Instant::now();
+    let last = pipeline::run(config, shutdown, true, TICK, |report| {
+        let done = report.tally.messages - report.tally.in_flight();
+        bar.set_length(done + report.tally.lag);
+        bar.set_position(done);
+        if report.at >= next_line {
+            statistics.log(report);
+            next_line = report.at + config.stats_interval;
+        }
+    })?;
+    bar.finish_and_clear();
+    statistics.log(&last);
+    let seconds = started.elapsed().as_secs_f64();
+    log::info!(
+        "read everything that was there: {} messages in {seconds:.1} s, {:.0}/s",
+        last.tally.messages,
+        rate(last.tally.messages, started.elapsed()),
+    );
+    Ok(last)
+}
+
+/// The statistics line, and what it needs to remember.
+#[derive(Debug)]
+pub struct Statistics {
+    last_messages: u64,
+    last_at: Instant,
+}
+
+impl Statistics {
+    /// Rates count from here.
+    pub fn new() -> Self {
+        Self { last_messages: 0, last_at: Instant::now() }
+    }
+
+    /// Logs one line about the time since the last one.
+    pub fn log(&mut self, report: &Report) {
+        log::info!("{}", self.line(report));
+    }
+
+    fn line(&mut self, report: &Report) -> String {
+        let Report { tally, dedup_entries, latency, at, .. } = report;
+        let rate = rate(tally.messages - self.last_messages, at.duration_since(self.last_at));
+        (self.last_messages, self.last_at) = (tally.messages, *at);
+        let mut line = format!(
+            "Stats - Messages: {}, Written: {}, Duplicates: {}, Dead letters: {}, Dedup cache: {dedup_entries}, \
+             In flight: {}, Lag: {}, Rate: {rate:.0}/s, p50/p99/p99.9: {latency}",
+            tally.messages,
+            tally.written,
+            tally.all_duplicates(),
+            tally.dead_letters,
+            tally.in_flight(),
+            tally.lag,
+        );
+        // Said only when there is something to say.
+        for (name, count) in [
+            ("Returned", tally.returned),
+            ("Late spans", tally.late_spans),
+            ("Early evictions", u64::try_from(report.dedup_evictions).unwrap_or(u64::MAX)),
+        ] {
+            if count > 0 {
+                line.push_str(&format!(", {name}: {count}"));
+            }
+        }
+        line
+    }
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+fn rate(count: u64, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64().max(1e-3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::tally::Tally;
+    use crate::latency::Percentiles;
+
+    #[test]
+    fn the_line_reads_as_documented() {
+        let mut statistics = Statistics::new();
+        let tally = Tally {
+            messages: 15_240,
+            written: 14_662,
+            duplicates: 200,
+            database_duplicates: 36,
+            lag: 7,
+            ..Tally::default()
+        };
+        let latency = Percentiles { count: 9, p50_micros: 4_100, p99_micros: 11_900, p999_micros: 18_000 };
+        let report = Report {
+            tally,
+            dedup_entries: 4_521,
+            dedup_evictions: 0,
+            latency,
+            latency_overall: latency,
+            at: statistics.last_at + Duration::from_secs(30),
+        };
+        assert_eq!(
+            statistics.line(&report),
+            "Stats - Messages: 15240, Written: 14662, Duplicates: 236, Dead letters: 0, Dedup cache: 4521, \
+             In flight: 342, Lag: 7, Rate: 508/s, p50/p99/p99.9: 4.1/11.9/18.0 ms"
+        );
+    }
+}

@@ -1,0 +1,395 @@
+//! The configuration: text from the command line and the environment, judged as a whole. Every
+//! mistake is reported, all at once, each with the variable, the value and what is allowed.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use postgres::config::SslMode;
+
+use crate::cli::{DatabaseArgs, PipelineArgs};
+use crate::decode::write_batch::BatchLimits;
+use crate::kafka_options::KafkaOptions;
+use crate::poll::consumer_config::{consumer_config, effective_duration, refusal};
+use crate::poll::start_position::{OffsetReset, StartPolicy};
+use crate::usage_event::TimeLimits;
+
+/// A configuration that holds together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// KAFKA_BROKERS.
+    pub kafka_brokers: String,
+    /// KAFKA_TOPIC.
+    pub kafka_topic: String,
+    /// KAFKA_GROUP_ID.
+    pub kafka_group_id: String,
+    /// KAFKA_OPTIONS, in order.
+    pub kafka_options: KafkaOptions,
+    /// KAFKA_AUTO_OFFSET_RESET and ACCEPT_LOSS.
+    pub start_policy: StartPolicy,
+    /// DATABASE_URL; its `Debug` shows no password.
+    pub database: postgres::Config,
+    /// DB_MAX_CONNECTIONS.
+    pub db_connections_max: usize,
+    /// BATCH_SIZE and BATCH_TIMEOUT.
+    pub batch: BatchLimits,
+    /// DEDUP_WINDOW.
+    pub dedup_window: Duration,
+    /// DEDUP_MAX_ENTRIES.
+    pub dedup_entries_max: usize,
+    /// DECODER_THREADS.
+    pub decoder_count: usize,
+    /// WRITER_THREADS.
+    pub writer_count: usize,
+    /// DRAIN_TIMEOUT.
+    pub drain_timeout: Duration,
+    /// STATS_INTERVAL.
+    pub stats_interval: Duration,
+    /// MAX_EVENT_AGE and MAX_CLOCK_SKEW.
+    pub time_limits: TimeLimits,
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// What it was set to, unless that is a secret.
+    pub value: Option<String>,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+/// All mistakes of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} mistake(s):", self.mistakes.len())?;
+        for Mistake { variable, value, allowed } in &self.mistakes {
+            match value {
+                Some(value) => write!(f, "\n  {variable}={value:?}: {allowed}")?,
+                None => write!(f, "\n  {variable}: {allowed}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects mistakes while values are read.
+#[derive(Debug, Default)]
+struct Judge {
+    mistakes: Vec<Mistake>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Config {
+    /// Judges all of it. `core_count` decides the number of threads that are not given.
+    pub fn from_args(args: &PipelineArgs, core_count: usize) -> Result<Self, ConfigError> {
+        let mut judge = Judge::default();
+        let db_connections_max = judge.number("DB_MAX_CONNECTIONS", &args.db_max_connections, 1..=1_000);
+        let config = Self {
+            kafka_brokers: judge.text("KAFKA_BROKERS", &args.kafka.kafka_brokers),
+            kafka_topic: judge.text("KAFKA_TOPIC", &args.kafka.kafka_topic),
+            kafka_group_id: judge.text("KAFKA_GROUP_ID", &args.kafka.kafka_group_id),
+            kafka_options: judge.kafka_options(&args.kafka.kafka_options),
+            start_policy: StartPolicy {
+                offset_reset: judge.offset_reset(&args.kafka.kafka_auto_offset_reset),
+                accept_loss: args.accept_loss,
+            },
+            database: judge.database(&args.database),
+            db_connections_max,
+            batch: BatchLimits {
+                row_count_max: judge.number("BATCH_SIZE", &args.batch_size, 1..=10_000),
+                age_max: judge.duration(
+                    "BATCH_TIMEOUT",
+                    &args.batch_timeout,
+                    Duration::from_millis(1)..=60 * SECOND,
+                ),
+            },
+            dedup_window: judge.duration("DEDUP_WINDOW", &args.dedup_window, SECOND..=DAY),
+            dedup_entries_max: judge.number(
+                "DEDUP_MAX_ENTRIES",
+                &args.dedup_max_entries,
+                1_000..=1_000_000_000,
+            ),
+            decoder_count: args
+                .decoder_threads
+                .as_ref()
+                .map_or((core_count / 4).clamp(1, 16), |text| judge.number("DECODER_THREADS", text, 1..=64)),
+            writer_count: args
+                .writer_threads
+                .as_ref()
+                .map_or((core_count + 1).min(db_connections_max), |text| {
+                    judge.number("WRITER_THREADS", text, 1..=256)
+                }),
+            drain_timeout: judge.duration("DRAIN_TIMEOUT", &args.drain_timeout, SECOND..=DAY),
+            stats_interval: judge.duration("STATS_INTERVAL", &args.stats_interval, SECOND..=DAY),
+            time_limits: TimeLimits {
+                event_age_max: judge.duration(
+                    "MAX_EVENT_AGE",
+                    &args.max_event_age,
+                    60 * SECOND..=3_660 * DAY,
+                ),
+                clock_skew_max: judge.duration("MAX_CLOCK_SKEW", &args.max_clock_skew, Duration::ZERO..=DAY),
+            },
+        };
+        judge.relations(&config, args);
+        if judge.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: judge.mistakes }) }
+    }
+}
+
+/// A duration in the largest unit that it is a whole number of: `90d`, `5m`, `1500ms`.
+pub fn format_duration(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let millis = duration.as_millis();
+    let (unit, size) = UNITS
+        .into_iter()
+        .find(|(_, size)| millis >= *size && millis.is_multiple_of(*size))
+        .unwrap_or(("ms", 1));
+    format!("{}{unit}", millis / size)
+}
+
+/// Where the database is. The URL may hold a password, so neither it nor the parser's quote of it
+/// is repeated.
+pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
+    let mistake = |problem: &str| Mistake {
+        variable: "DATABASE_URL",
+        value: None,
+        allowed: format!("{problem}, such as postgresql://user:password@host:5432/database"),
+    };
+    let url = args.database_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+    let config: postgres::Config = url
+        .ok_or_else(|| mistake("is required"))?
+        .parse()
+        .map_err(|_| mistake("is not a URL or key=value pairs that PostgreSQL knows"))?;
+    if config.get_hosts().is_empty() {
+        return Err(mistake("names no host"));
+    }
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(mistake(
+            "asks for TLS by sslmode=require, which this version cannot do; wanted is a URL",
+        ));
+    }
+    Ok(config)
+}
+
+/// Cores of this machine that this process may use.
+pub fn core_count() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Judge {
+    fn mistake(&mut self, variable: &'static str, value: &str, allowed: impl Into<String>) {
+        self.mistakes.push(Mistake { variable, value: Some(value.to_owned()), allowed: allowed.into() });
+    }
+
+    fn secret_mistake(&mut self, variable: &'static str, allowed: impl Into<String>) {
+        self.mistakes.push(Mistake { variable, value: None, allowed: allowed.into() });
+    }
+
+    fn text(&mut self, variable: &'static str, value: &str) -> String {
+        if value.trim().is_empty() {
+            self.mistake(variable, value, "must not be empty");
+        }
+        value.trim().to_owned()
+    }
+
+    /// A number in a range; the range's start stands in for a mistake.
+    fn number<T>(&mut self, variable: &'static str, value: &str, range: RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + Copy + fmt::Display,
+    {
+        let number = value.trim().parse().ok().filter(|number| range.contains(number));
+        number.unwrap_or_else(|| {
+            self.mistake(
+                variable,
+                value,
+                format!("wanted is a whole number from {} to {}", range.start(), range.end()),
+            );
+            *range.start()
+        })
+    }
+
+    fn duration(&mut self, variable: &'static str, value: &str, range: RangeInclusive<Duration>) -> Duration {
+        let duration =
+            humantime::parse_duration(value.trim()).ok().filter(|duration| range.contains(duration));
+        duration.unwrap_or_else(|| {
+            let [start, end] = [range.start(), range.end()].map(|bound| format_duration(*bound));
+            self.mistake(
+                variable,
+                value,
+                format!("wanted is a duration such as 500ms, 5s or 5m, from {start} to {end}"),
+            );
+            *range.start()
+        })
+    }
+
+    fn offset_reset(&mut self, value: &str) -> OffsetReset {
+        match value.trim() {
+            "earliest" => OffsetReset::Earliest,
+            "latest" => OffsetReset::Latest,
+            _ => {
+                self.mistake("KAFKA_AUTO_OFFSET_RESET", value, "wanted is earliest or latest");
+                OffsetReset::Earliest
+            }
+        }
+    }
+
+    fn database(&mut self, args: &DatabaseArgs) -> postgres::Config {
+        database_config(args).unwrap_or_else(|mistake| {
+            self.mistakes.push(mistake);
+            postgres::Config::new()
+        })
+    }
+
+    fn kafka_options(&mut self, value: &str) -> KafkaOptions {
+        const VARIABLE: &str = "KAFKA_OPTIONS";
+        let options = value.parse::<KafkaOptions>().unwrap_or_else(|error| {
+            self.secret_mistake(VARIABLE, error.to_string());
+            KafkaOptions::default()
+        });
+        for (name, _) in options.iter() {
+            if let Some(reason) = refusal(name) {
+                self.secret_mistake(VARIABLE, format!("{name} is refused: {reason}"));
+            }
+        }
+        options
+    }
+
+    /// What must hold between values.
+    fn relations(&mut self, config: &Config, args: &PipelineArgs) {
+        if config.writer_count > config.db_connections_max {
+            self.mistake(
+                "WRITER_THREADS",
+                args.writer_threads.as_deref().unwrap_or_default(),
+                format!("must not exceed DB_MAX_CONNECTIONS, which is {}", config.db_connections_max),
+            );
+        }
+        for setting in ["session.timeout.ms", "max.poll.interval.ms"] {
+            if let Some(limit) = effective_duration(setting, &config.kafka_options)
+                && config.drain_timeout >= limit
+            {
+                self.mistake(
+                    "DRAIN_TIMEOUT",
+                    &args.drain_timeout,
+                    format!("must be below Kafka's {setting}, which is {limit:?}: the group would give the partitions away while they are drained"),
+                );
+            }
+        }
+        let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
+        if let Err(error) = client.create_native_config() {
+            // librdkafka's text names the setting; values are left out, as one may be a secret.
+            let what = match &error {
+                rdkafka::error::KafkaError::ClientConfig(_, text, name, _) => format!("{name}: {text}"),
+                other => other.to_string(),
+            };
+            self.secret_mistake("KAFKA_OPTIONS", what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct TestCli {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+        config_with(Some("postgresql://billing:hunter2@db/usage"), arguments)
+    }
+
+    fn config_with(url: Option<&str>, arguments: &[&str]) -> Result<Config, ConfigError> {
+        let mut pipeline = TestCli::parse_from(["test"].iter().chain(arguments)).pipeline;
+        pipeline.database.database_url = url.map(str::to_owned);
+        Config::from_args(&pipeline, 2)
+    }
+
+    fn variables(arguments: &[&str]) -> Vec<&'static str> {
+        config(arguments).unwrap_err().mistakes.iter().map(|mistake| mistake.variable).collect()
+    }
+
+    #[test]
+    fn the_defaults_need_only_a_database() {
+        let config = config(&[]).unwrap();
+        assert_eq!((config.batch.row_count_max, config.batch.age_max), (1_000, 5 * SECOND));
+        assert_eq!((config.decoder_count, config.writer_count), (1, 3));
+        assert_eq!(config.dedup_window, 300 * SECOND);
+        let missing = config_with(None, &[]);
+        assert!(missing.is_err_and(|error| error.mistakes[0].variable == "DATABASE_URL"));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let arguments = [
+            "--batch-size=0",
+            "--batch-timeout=soon",
+            "--dedup-window=2d",
+            "--kafka-topic= ",
+            "--writer-threads=21",
+            "--kafka-auto-offset-reset=none",
+            "--drain-timeout=30s",
+        ];
+        assert_eq!(
+            variables(&arguments),
+            [
+                "KAFKA_TOPIC",
+                "KAFKA_AUTO_OFFSET_RESET",
+                "BATCH_SIZE",
+                "BATCH_TIMEOUT",
+                "DEDUP_WINDOW",
+                "WRITER_THREADS",
+                "DRAIN_TIMEOUT"
+            ]
+        );
+        let text = config(&arguments).unwrap_err().to_string();
+        assert!(text.contains("BATCH_SIZE=\"0\": wanted is a whole number from 1 to 10000"), "{text}");
+    }
+
+    #[test]
+    fn a_promise_cannot_be_broken_by_an_option() {
+        let error =
+            config(&["--kafka-options=enable.auto.commit=true,linger.ms=5,no.such.setting=1"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("enable.auto.commit is refused"), "{text}");
+        assert!(text.contains("no.such.setting"), "{text}");
+    }
+
+    #[test]
+    fn durations_are_printed_as_they_are_written() {
+        for text in ["90d", "36h", "5m", "25s", "1500ms", "0ms"] {
+            assert_eq!(format_duration(humantime::parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn tls_that_cannot_be_had_is_refused_rather_than_waited_for() {
+        let error = config_with(Some("postgresql://db/usage?sslmode=require"), &[]).unwrap_err();
+        assert!(error.to_string().contains("sslmode=require"), "{error}");
+    }
+
+    #[test]
+    fn no_secret_is_repeated() {
+        let error = config_with(
+            Some("postgresql://billing:hunter2@db:port/usage"),
+            &["--kafka-options=sasl.password"],
+        );
+        assert!(!error.unwrap_err().to_string().contains("hunter2"));
+        assert!(!format!("{:?}", config(&[]).unwrap()).contains("hunter2"));
+    }
+}

@@ -1,0 +1,184 @@
+//! The pipeline put together: the only file that knows every stage. Channels, threads, join.
+//!
+//! Waiting is one-way: the poller waits for decoders, decoders for writers, writers for the
+//! committer, the committer for no stage. That is the proof that nothing deadlocks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use rand::rand_core::OsError;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+
+use crate::commit::committer::Committer;
+use crate::commit::offset_committer::KafkaOffsets;
+use crate::commit::tally::{Tally, TallyBoard};
+use crate::config::Config;
+use crate::decode::decoder::Decoder;
+use crate::decode::dedup::DedupBudget;
+use crate::decode::identity::IdentityHasher;
+use crate::decode::sift::Sieve;
+use crate::latency::{Latency, Percentiles};
+use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
+use crate::poll::consumer_config::consumer_config;
+use crate::poll::poller::Poller;
+use crate::poll::rebalance::GroupContext;
+use crate::shutdown::Shutdown;
+use crate::stage::{StageError, Stages};
+use crate::write::database::Database;
+use crate::write::writer::Writer;
+
+/// Polled batches waiting for a decoder: each has at most a mebibyte (and one message beyond it).
+const POLLED_BATCHES_PER_DECODER: usize = 8;
+/// Most messages in a polled batch. Several fit into a write batch, which is never split.
+const POLLED_MESSAGES_MAX: usize = 1_000;
+/// Reports waiting for the committer, which takes them in microseconds.
+const PROGRESS_REPORTS_MAX: usize = 1_024;
+/// Revocations waiting for the committer: the poller waits for each, though not for ever.
+const REVOCATIONS_MAX: usize = 4;
+
+/// Why the pipeline could not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The Kafka client was not to be had.
+    #[error("creating the Kafka consumer")]
+    Consumer(#[source] KafkaError),
+    /// No latency histogram.
+    #[error("creating latency histograms")]
+    Latency(#[from] hdrhistogram::CreationError),
+    /// No random key for the dedup window.
+    #[error("asking the operating system for a random key")]
+    Key(#[source] OsError),
+    /// A stage failed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+/// The state of a running pipeline at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// The books.
+    pub tally: Tally,
+    /// Identities in the dedup windows.
+    pub dedup_entries: usize,
+    /// Identities that had to leave the windows early.
+    pub dedup_evictions: usize,
+    /// Kafka timestamp to durable, since the last report.
+    pub latency: Percentiles,
+    /// The same since the start.
+    pub latency_overall: Percentiles,
+    /// When the report was made.
+    pub at: Instant,
+}
+
+/// Runs the pipeline until shutdown, calling `on_report` every `report_interval` and once at the
+/// end. With `stops_at_end`, ends by itself when everything that was there has been processed.
+pub fn run(
+    config: &Config,
+    shutdown: &Shutdown,
+    stops_at_end: bool,
+    report_interval: Duration,
+    mut on_report: impl FnMut(&Report),
+) -> Result<Report, PipelineError> {
+    let (revocation_sender, revocations) = bounded(REVOCATIONS_MAX);
+    let consumer = Arc::new(create_consumer(config, revocation_sender)?);
+    let mut latency = Latency::new(config.writer_count)?;
+    let board = TallyBoard::default();
+    let budget = DedupBudget::new(config.dedup_entries_max);
+    let mut stages = Stages::new(shutdown.clone());
+
+    // From the end to the beginning: a stage starts when the next one is there to take its output.
+    let (progress, progress_inbox) = bounded(PROGRESS_REPORTS_MAX);
+    let offsets = KafkaOffsets::new(Arc::clone(&consumer), &config.kafka_topic);
+    let committer = Committer::new(progress_inbox, revocations, offsets, board.clone());
+    stages.spawn("committer", move || committer.run())?;
+    let write_batches = spawn_writers(&mut stages, config, &progress, &latency)?;
+    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budget)?;
+    let poller = Poller::new(
+        Arc::clone(&consumer),
+        &config.kafka_topic,
+        decoder_inboxes,
+        progress,
+        shutdown.clone(),
+        stops_at_end,
+        (config.batch.row_count_max / 4).clamp(1, POLLED_MESSAGES_MAX),
+    );
+    stages.spawn("poller", move || poller.run())?;
+
+    let mut report = || Report {
+        tally: board.snapshot(),
+        dedup_entries: budget.record_count(),
+        dedup_evictions: budget.evictions(),
+        latency: latency.take_interval(),
+        latency_overall: latency.overall(),
+        at: Instant::now(),
+    };
+    stages.join(config.drain_timeout, report_interval, || on_report(&report()))?;
+    let last = report();
+    on_report(&last);
+    drop(consumer); // Leaves the group.
+    Ok(last)
+}
+
+fn create_consumer(
+    config: &Config,
+    revocations: Sender<Revocation>,
+) -> Result<BaseConsumer<GroupContext>, PipelineError> {
+    let context = GroupContext::new(
+        &config.kafka_topic,
+        config.start_policy,
+        config.dedup_window,
+        config.drain_timeout,
+        revocations,
+    );
+    let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
+    BaseConsumer::from_config_and_context(&client, context).map_err(PipelineError::Consumer)
+}
+
+/// Starts the writers; gives the channel that leads to them. It has no room: a batch grows until
+/// a writer is free to take it.
+fn spawn_writers(
+    stages: &mut Stages,
+    config: &Config,
+    progress: &Sender<Progress>,
+    latency: &Latency,
+) -> Result<Sender<WriteBatch>, PipelineError> {
+    let (sender, write_batches) = bounded(0);
+    for writer_idx in 0..config.writer_count {
+        let name = format!("writer-{writer_idx}");
+        let writer = Writer {
+            write_batches: write_batches.clone(),
+            progress: progress.clone(),
+            sink: Database::new(
+                config.database.clone(),
+                &format!("usage-processor {name}"),
+                &config.kafka_topic,
+            ),
+            latency: latency.recorder(writer_idx),
+        };
+        stages.spawn(name, move || writer.run())?;
+    }
+    Ok(sender)
+}
+
+/// Starts the decoders; gives the channel that leads to each.
+fn spawn_decoders(
+    stages: &mut Stages,
+    config: &Config,
+    write_batches: Sender<WriteBatch>,
+    budget: &DedupBudget,
+) -> Result<Vec<Sender<PolledBatch>>, PipelineError> {
+    let hasher = IdentityHasher::with_random_key().map_err(PipelineError::Key)?;
+    let mut inboxes = Vec::with_capacity(config.decoder_count);
+    for decoder_idx in 0..config.decoder_count {
+        let (inbox, polled_batches) = bounded(POLLED_BATCHES_PER_DECODER);
+        let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone());
+        let decoder =
+            Decoder { polled_batches, write_batches: write_batches.clone(), sieve, limits: config.batch };
+        stages.spawn(format!("decoder-{decoder_idx}"), move || decoder.run())?;
+        inboxes.push(inbox);
+    }
+    Ok(inboxes)
+}
