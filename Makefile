@@ -1,0 +1,68 @@
+# What a person or CI types. Each target installs what it needs first; `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# rustup's directory, for shells that have not read its profile yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+STEP := tests/step
+INSTALL := tests/servers/install
+# Runs a command beside a private PostgreSQL and a private Kafka broker.
+WITH_SERVERS := tests/servers/with
+SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh install postgres stop with) $(addprefix tuning/,common.sh drain-settings fetch-settings)
+# Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
+TEST_THREADS ?= 8
+# Present as soon as the tests in tests/wasm are.
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
+
+.PHONY: help
+help: ## list the targets
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  %-12s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: ## see real events travel from a real broker into a real database (KEEP=1 leaves both up)
+	@$(STEP) "install what is missing" $(INSTALL) demo
+	@$(STEP) "release build" cargo build --release --locked
+	@$(STEP) "demo" $(WITH_SERVERS) --kafka-optional cargo run --release --locked --quiet -- demo
+
+.PHONY: test
+test: ## prove it: format, lints, docs, unit, property and integration tests on real servers
+	@$(STEP) "install what is missing" $(INSTALL) test
+	@$(MAKE) --no-print-directory check unit integration
+
+.PHONY: check
+check: ## format, lints, docs and shell scripts
+	@$(STEP) "format" cargo fmt --all --check
+	@$(STEP) "clippy" cargo clippy --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(STEP) "docs" cargo doc --locked --no-deps --document-private-items
+	@if command -v shellcheck >/dev/null; then \
+	    $(STEP) "shell scripts" shellcheck --external-sources $(SHELL_SCRIPTS); \
+	else \
+	    echo "==> shell scripts: NOT CHECKED, shellcheck is not installed"; \
+	fi
+
+.PHONY: unit
+unit: ## unit and property tests, which need no server
+	@$(STEP) "unit and property tests" cargo test --locked --lib --bins
+	@$(STEP) "examples in the docs" cargo test --locked --doc
+
+.PHONY: integration
+integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and a private Kafka broker
+	@$(STEP) "build the integration tests" cargo test --locked --test '*' --no-run
+	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --test "*" -- --test-threads=$(TEST_THREADS)
+
+%/node_modules/.package-lock.json: %/package-lock.json
+	@$(STEP) "npm ci in $*" npm --prefix $* ci --no-audit --no-fund
+	@touch $@
+
+.PHONY: build
+build: ## the release binary, target/release/usage-processor
+	@$(STEP) "install what is missing" $(INSTALL) build
+	@$(STEP) "release build" cargo build --release --locked
+
+.PHONY: clean
+clean: ## remove what was built here (the cache with Kafka stays)
+	@$(STEP) "clean" cargo clean
+	@rm -rf tests/wasm/node_modules
