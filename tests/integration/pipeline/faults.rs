@@ -1,0 +1,82 @@
+//! A pipeline that is full, a broker that is away.
+
+use std::thread;
+use std::time::Duration;
+
+use super::{Case, PATIENCE, event, generate, now_ms, steady, traffic};
+use crate::database::{Database, profiles};
+use crate::support::{PrivateBroker, TestTopic, eventually};
+
+#[test]
+fn a_full_pipeline_pauses_and_keeps_its_partitions() {
+    let case = Case::new(4);
+    let now = now_ms();
+    let payloads: Vec<_> = (0..2_000).map(|n| event(&format!("r-{n}"), now)).collect();
+    let processor = case
+        .processor()
+        .env("BATCH_SIZE", "10")
+        .env("DRAIN_TIMEOUT", "2s")
+        .env("KAFKA_OPTIONS", "session.timeout.ms=6000,max.poll.interval.ms=6000")
+        .spawn();
+    processor.wait_for_line("assigned 4 partitions", PATIENCE);
+    let mut client = case.database.connect();
+    let mut lock = client.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE usage_events").unwrap();
+    case.produce(&payloads);
+    processor.wait_for_line("the pipeline is full: pausing 4 partitions", PATIENCE);
+    // Longer than the group lets anyone go without polling.
+    thread::sleep(Duration::from_secs(9));
+    lock.rollback().unwrap();
+    processor.wait_for_line("the pipeline has room again", PATIENCE);
+    case.wait_until_at_end();
+    assert_eq!(case.rows(), 2_000);
+    let log = processor.lines().join("\n");
+    assert!(!log.contains("revoked") && !log.contains("lost ["), "{log}");
+}
+
+#[test]
+fn terminated_backends_lose_and_double_nothing() {
+    let mut case = Case::new(8);
+    let _processor = case.processor().spawn();
+    let truth = thread::scope(|scope| {
+        let topic = &case.topic;
+        let generator = scope.spawn(|| generate(topic, traffic(100_000, "0%"), steady(15_000)));
+        let mut client = case.database.connect();
+        // In mid-COPY, in mid-COMMIT, between two batches: wherever they are.
+        while !generator.is_finished() {
+            client
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND application_name LIKE 'usage-processor writer%'
+                        AND random() < 0.5",
+                    &[],
+                )
+                .unwrap();
+            thread::sleep(Duration::from_millis(53));
+        }
+        generator.join().unwrap()
+    });
+    case.wait_until_at_end();
+    case.assert_truth(&truth);
+}
+
+#[test]
+fn a_broker_that_was_away_is_found_again() {
+    let broker = PrivateBroker::start();
+    let topic = TestTopic::create_at(&broker.address(), 4);
+    let mut case = Case::with(topic, Database::migrated(profiles().pop().unwrap()));
+    let mut truth = case.generate(traffic(5_000, "0%"), steady(5_000));
+    let processor = case.processor().spawn();
+    case.wait_until_at_end();
+    broker.crash();
+    thread::sleep(Duration::from_secs(2));
+    broker.restart();
+    let more = super::Traffic { seed: 43, ..traffic(5_000, "0%") };
+    truth.merge(&case.generate(more, steady(5_000)));
+    case.wait_until_at_end();
+    case.assert_truth(&truth);
+    eventually("it is still the same process", PATIENCE, || {
+        let lines = processor.lines();
+        if lines.iter().any(|line| line.contains("In flight: 0, Lag: 0")) { Ok(()) } else { Err(lines) }
+    });
+}

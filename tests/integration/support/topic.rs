@@ -1,0 +1,190 @@
+//! A topic of a test's own: filling it, and reading how far the broker says it is.
+
+use super::{SERVER_TIMEOUT, eventually, server_address, unique_name};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// One message to produce. Without a partition, the key's hash decides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    key: &'a str,
+    payload: Option<&'a [u8]>,
+    timestamp_ms: Option<i64>,
+    partition: Option<i32>,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn new(key: &'a str, payload: &'a [u8]) -> Self {
+        Self { payload: Some(payload), ..Self::tombstone(key) }
+    }
+
+    /// A message without a value.
+    pub(crate) fn tombstone(key: &'a str) -> Self {
+        Self { key, payload: None, timestamp_ms: None, partition: None }
+    }
+
+    /// With this Kafka timestamp instead of now.
+    pub(crate) fn at(self, timestamp_ms: i64) -> Self {
+        Self { timestamp_ms: Some(timestamp_ms), ..self }
+    }
+
+    /// Into this partition.
+    pub(crate) fn to(self, partition: i32) -> Self {
+        Self { partition: Some(partition), ..self }
+    }
+}
+
+/// Created empty, deleted at the end.
+#[derive(Debug)]
+pub(crate) struct TestTopic {
+    name: String,
+    brokers: String,
+    partitions: i32,
+    is_shared: bool,
+}
+
+impl TestTopic {
+    /// On the broker of `make test`.
+    #[track_caller]
+    pub(crate) fn create(partitions: i32) -> Self {
+        let brokers = server_address("TEST_KAFKA_BROKERS");
+        let mut topic = Self::create_at(&brokers, partitions);
+        topic.is_shared = true;
+        topic
+    }
+
+    /// On another broker, whose end is the topic's end too.
+    #[track_caller]
+    pub(crate) fn create_at(brokers: &str, partitions: i32) -> Self {
+        let topic =
+            Self { name: unique_name("topic"), brokers: brokers.to_owned(), partitions, is_shared: false };
+        let new_topic = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
+        let results =
+            pollster::block_on(topic.admin().create_topics([&new_topic], &admin_options(SERVER_TIMEOUT)))
+                .expect("ask the broker for a topic");
+        for result in results {
+            result.expect("create the test's topic");
+        }
+        topic
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Returns when the broker has all of them; order within a partition is kept.
+    #[track_caller]
+    pub(crate) fn produce(&self, records: &[Record<'_>]) {
+        let producer: BaseProducer<DeliveryFailures> = self
+            .client_config()
+            .set("enable.idempotence", "true")
+            .create_with_context(DeliveryFailures::default())
+            .expect("create a producer");
+        for record in records {
+            self.send(&producer, record);
+        }
+        producer.flush(SERVER_TIMEOUT).expect("flush the producer");
+        let failures = producer.context().0.lock().unwrap();
+        assert!(failures.is_empty(), "not delivered: {failures:?}");
+    }
+
+    fn send(&self, producer: &BaseProducer<DeliveryFailures>, record: &Record<'_>) {
+        let mut unsent = BaseRecord::to(&self.name).key(record.key);
+        unsent.payload = record.payload;
+        unsent.timestamp = record.timestamp_ms;
+        unsent.partition = record.partition;
+        // A full queue empties, or its messages time out and are failures.
+        while let Err((error, returned)) = producer.send(unsent) {
+            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
+            producer.poll(Duration::from_millis(100));
+            unsent = returned;
+        }
+    }
+
+    /// By partition, the offset that its next message will have.
+    #[track_caller]
+    pub(crate) fn end_offsets(&self) -> Vec<i64> {
+        let consumer: BaseConsumer = self.client_config().create().expect("create a consumer");
+        (0..self.partitions)
+            .map(|partition| {
+                let (_, end) = consumer
+                    .fetch_watermarks(&self.name, partition, SERVER_TIMEOUT)
+                    .expect("ask for a partition's end");
+                end
+            })
+            .collect()
+    }
+
+    /// By partition, what this consumer group has committed.
+    #[track_caller]
+    pub(crate) fn committed_offsets(&self, group: &str) -> Vec<Option<i64>> {
+        let consumer: BaseConsumer =
+            self.client_config().set("group.id", group).create().expect("create a consumer");
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_range(&self.name, 0, self.partitions - 1);
+        // A new broker has no coordinator until its offsets topic exists, and says so.
+        let committed = eventually("the group's offsets", SERVER_TIMEOUT, || {
+            consumer.committed_offsets(wanted.clone(), SERVER_TIMEOUT)
+        });
+        let mut offsets = vec![None; usize::try_from(self.partitions).unwrap()];
+        for element in committed.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                offsets[usize::try_from(element.partition()).unwrap()] = Some(offset);
+            }
+        }
+        offsets
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client_config().create().expect("create an admin client")
+    }
+}
+
+impl Drop for TestTopic {
+    fn drop(&mut self) {
+        if self.is_shared {
+            let options = admin_options(Duration::from_secs(5));
+            let deletion = pollster::block_on(self.admin().delete_topics(&[&self.name], &options));
+            if let Err(error) = deletion {
+                eprintln!("the topic {} stays: {error}", self.name);
+            }
+        }
+    }
+}
+
+fn admin_options(timeout: Duration) -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
+}
+
+/// Collects what the broker did not take.
+#[derive(Default)]
+struct DeliveryFailures(Mutex<Vec<KafkaError>>);
+
+impl ClientContext for DeliveryFailures {}
+
+impl ProducerContext for DeliveryFailures {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.0.lock().unwrap().push(error.clone());
+        }
+    }
+}
