@@ -36,14 +36,15 @@ fn messages_that_arrive_while_the_pipeline_is_held_are_not_taken_for_a_gap() {
 #[test]
 fn a_partition_that_was_taken_away_while_paused_is_read_when_it_comes_back() {
     let case = Case::new(8);
-    let spawn = || {
+    let spawn = |drain_timeout| {
         case.processor()
             .env("BATCH_SIZE", "10")
-            .env("DRAIN_TIMEOUT", "1s")
+            .env("DRAIN_TIMEOUT", drain_timeout)
             .env("KAFKA_OPTIONS", "session.timeout.ms=6000")
             .spawn()
     };
-    let first = spawn();
+    // The first one cannot drain under the lock; the second one has to.
+    let first = spawn("1s");
     first.wait_for_line("assigned 8 partitions", PATIENCE);
     let mut client = case.database.connect();
     let mut lock = client.transaction().unwrap();
@@ -57,7 +58,7 @@ fn a_partition_that_was_taken_away_while_paused_is_read_when_it_comes_back() {
     };
     produce("a");
     first.wait_for_line("the pipeline is full: pausing 8 partitions", PATIENCE);
-    let mut second = spawn();
+    let mut second = spawn("5s");
     first.wait_for_line("revoked", PATIENCE);
     lock.rollback().unwrap();
     second.wait_for_line("assigned 4 partitions", PATIENCE);
