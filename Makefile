@@ -12,7 +12,7 @@ INSTALL := tests/servers/install
 WITH_SERVERS := tests/servers/with
 SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh install postgres stop with) $(addprefix tuning/,common.sh drain-settings fetch-settings)
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
-TEST_THREADS ?= 8
+TEST_THREADS ?= 6
 # Present as soon as the tests in tests/wasm are.
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
 
