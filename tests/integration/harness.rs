@@ -63,7 +63,7 @@ fn produced_records_and_committed_offsets_are_seen() {
 fn a_process_is_followed_frozen_and_terminated() {
     let mut shell = Command::new("bash");
     // `exec` at the end, so that no grandchild keeps the streams open.
-    shell.args(["-c", "echo ready >&2; trap 'echo drained; exit 0' TERM; while :; do sleep 0.1; done"]);
+    shell.args(["-c", "trap 'echo drained; exit 0' TERM; echo ready >&2; while :; do sleep 0.1; done"]);
     let mut process = Processor::spawn(shell);
     assert_eq!(process.wait_for_line("read", SERVER_TIMEOUT), "ready");
     process.freeze();
