@@ -75,6 +75,10 @@ macro_rules! every_migration_in {
             "008" 8 "create_usage_monthly",
             "009" 9 "create_current_month_usage",
             "010" 10 "schedule_usage_jobs",
+            "011" 11 "create_usage_ledger",
+            "012" 12 "track_dead_letters",
+            "013" 13 "create_usage_grant_writer",
+            "014" 14 "maintain_usage_ledger",
         }
     };
 }

@@ -163,7 +163,7 @@ fn retention_and_late_events_never_erase_what_was_billed() {
     }
     assert_eq!(billed(&mut database), ["10", "10", "10"]);
 
-    database.run_jobs("policy_retention");
+    database.run_jobs("usage_apply_retention_job");
     assert_eq!(database.text("SELECT count(*)::text FROM usage_events"), "4", "older chunks are dropped");
     database.run_jobs("policy_refresh_continuous_aggregate");
     assert_eq!(billed(&mut database), ["10", "10", "10"], "history stays");

@@ -9,7 +9,7 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 11] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
     "006_create_usage_hourly",
@@ -17,6 +17,10 @@ const ALL: [&str; 7] = [
     "008_create_usage_monthly",
     "009_create_current_month_usage",
     "010_schedule_usage_jobs",
+    "011_create_usage_ledger",
+    "012_track_dead_letters",
+    "013_create_usage_grant_writer",
+    "014_maintain_usage_ledger",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {
@@ -181,10 +185,8 @@ fn the_program_says_which_command_helps_when_the_schema_is_not_current() {
 
         migrations::down(&mut database.client).unwrap();
         let error = migrations::ensure_current(&mut database.client).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the database lacks migration 010_schedule_usage_jobs: run `usage-processor migrate up`"
-        );
+        let newest = ALL.last().unwrap();
+        assert_eq!(error, format!("the database lacks migration {newest}: run `usage-processor migrate up`"));
     }
 }
 

@@ -114,7 +114,7 @@ test('retention and late events never erase what was billed', async () => {
   await refreshAll();
   assert.deepEqual(await billed(), [10, 10, 10]);
 
-  await runJobs('policy_retention');
+  await runJobs('usage_apply_retention_job');
   const [{ count }] = await select('SELECT count(*) FROM usage_events');
   assert.equal(count, 4, 'older chunks are dropped');
   await runJobs('policy_refresh_continuous_aggregate');

@@ -1,0 +1,33 @@
+-- Gives a role what `usage-processor run` needs, and nothing else: no DDL, no UPDATE, no DELETE on events or letters.
+-- Called by the owner of the tables: SELECT usage_grant_writer('usage_writer'). Calling it again is safe.
+CREATE OR REPLACE FUNCTION usage_grant_writer(role name)
+RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    namespace constant name := (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                WHERE c.oid = 'usage_events'::regclass);
+BEGIN
+    -- The staging table of the conflict path is a temporary one.
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), role);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', namespace, role);
+    EXECUTE format('GRANT SELECT ON %I.usage_schema_migrations TO %I', namespace, role);
+    -- SELECT: rows that stand in the way are compared, letters that are there already are told apart, and the ledger
+    -- says where to go on.
+    EXECUTE format('GRANT SELECT, INSERT ON %1$I.usage_events, %1$I.usage_dead_letters, %1$I.usage_ledger, '
+                   '%1$I.usage_ledger_starts, %1$I.usage_ledger_days TO %2$I', namespace, role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %I.usage_ensure_partitions(date, date) TO %I', namespace, role);
+END
+$$;
+REVOKE EXECUTE ON FUNCTION usage_grant_writer(name) FROM PUBLIC;
+
+-- A writer may have a missing partition made, and does not own the table. The definer's rights hold for this one
+-- function, which finds its names in the schema of its table whatever the caller's search_path says.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION usage_ensure_partitions(date, date) SECURITY DEFINER SET search_path = pg_catalog, %I, pg_temp',
+                   current_schema());
+END
+$$;
+REVOKE EXECUTE ON FUNCTION usage_ensure_partitions(date, date) FROM PUBLIC;
+COMMENT ON FUNCTION usage_grant_writer(name) IS 'Gives a role what the process that writes events needs, and nothing else';

@@ -1,0 +1,119 @@
+-- What maintenance does to the ledger: spans and days are folded as they pile up, and rows that retention drops are
+-- counted by day before they go, so that every row that was ever written stays accounted for.
+CREATE TABLE IF NOT EXISTS usage_retention_drops (
+    event_day    date        NOT NULL,
+    rows_dropped bigint      NOT NULL,
+    dropped_at   timestamptz NOT NULL DEFAULT now()
+);
+
+-- Merges spans that touch or overlap into one row, within a partition and epoch, and days into one row a source.
+-- Returns how many rows that saved. Rows that writers enter meanwhile are not seen and stay for the next time; a
+-- second fold waits for the first. A merged row is as old as the oldest in it, so that a hole below it keeps its age.
+CREATE OR REPLACE FUNCTION usage_fold_ledger()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    taken_count  bigint;
+    merged_count bigint;
+    saved_count  bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('usage_fold_ledger'), hashtext(current_schema()));
+    WITH taken AS (
+        DELETE FROM usage_ledger RETURNING *
+    ), reaching AS (
+        SELECT *, max(end_offset) OVER (
+                      PARTITION BY consumer_group, kafka_topic, kafka_partition, epoch
+                      ORDER BY start_offset, end_offset
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached
+          FROM taken
+    ), islands AS (
+        SELECT *, count(*) FILTER (WHERE start_offset > reached) OVER (
+                      PARTITION BY consumer_group, kafka_topic, kafka_partition, epoch
+                      ORDER BY start_offset, end_offset
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS island
+          FROM reaching
+    ), merged AS (
+        INSERT INTO usage_ledger (consumer_group, kafka_topic, kafka_partition, epoch, start_offset, end_offset,
+                                  messages, written, duplicates, redelivered, dead_letters, recorded_at)
+        SELECT consumer_group, kafka_topic, kafka_partition, epoch, min(start_offset), max(end_offset),
+               sum(messages), sum(written), sum(duplicates), sum(redelivered), sum(dead_letters), min(recorded_at)
+          FROM islands
+         GROUP BY consumer_group, kafka_topic, kafka_partition, epoch, island
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM merged) INTO taken_count, merged_count;
+    saved_count := taken_count - merged_count;
+
+    WITH taken AS (
+        DELETE FROM usage_ledger_days RETURNING *
+    ), merged AS (
+        INSERT INTO usage_ledger_days (event_day, source, written, recorded_at)
+        SELECT event_day, source, sum(written), min(recorded_at) FROM taken GROUP BY event_day, source
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM merged) INTO taken_count, merged_count;
+    RETURN saved_count + taken_count - merged_count;
+END
+$$;
+
+-- Drops the chunks that are older than 90 days as a whole, and records how many rows of which day they held, in one
+-- transaction. A chunk is locked before it is counted; one that was made for an old day meanwhile ends the attempt.
+CREATE OR REPLACE FUNCTION usage_apply_retention()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    boundary     constant timestamptz := date_trunc('day', now() - INTERVAL '90 days', 'UTC');
+    chunk        record;
+    locked_count bigint := 0;
+    row_count    bigint;
+BEGIN
+    FOR chunk IN
+        SELECT chunk_schema, chunk_name FROM timescaledb_information.chunks
+         WHERE hypertable_schema = current_schema() AND hypertable_name = 'usage_events' AND range_end <= boundary
+         ORDER BY range_start, chunk_name
+    LOOP
+        EXECUTE format('LOCK TABLE %I.%I IN SHARE MODE', chunk.chunk_schema, chunk.chunk_name);
+        locked_count := locked_count + 1;
+    END LOOP;
+    IF locked_count = 0 THEN
+        RETURN 0;
+    END IF;
+    WITH dropped AS (
+        INSERT INTO usage_retention_drops (event_day, rows_dropped)
+        SELECT (time AT TIME ZONE 'UTC')::date, count(*) FROM usage_events WHERE time < boundary GROUP BY 1
+        RETURNING rows_dropped
+    )
+    SELECT coalesce(sum(rows_dropped), 0) FROM dropped INTO row_count;
+    IF (SELECT count(*) FROM drop_chunks('usage_events', older_than => boundary)) <> locked_count THEN
+        RAISE EXCEPTION 'chunks older than % were made while usage_apply_retention was counting; run it again', boundary;
+    END IF;
+    RETURN row_count;
+END
+$$;
+
+-- Jobs are procedures of this shape.
+CREATE OR REPLACE PROCEDURE usage_fold_ledger_job(job_id integer, config jsonb)
+LANGUAGE sql AS 'SELECT usage_fold_ledger()';
+CREATE OR REPLACE PROCEDURE usage_apply_retention_job(job_id integer, config jsonb)
+LANGUAGE sql AS 'SELECT usage_apply_retention()';
+
+-- The ledger is folded often, since start positions are read from it. Retention takes the place of the policy that
+-- drops without counting.
+DO $$
+BEGIN
+    PERFORM remove_retention_policy('usage_events', if_exists => true);
+    IF NOT EXISTS (SELECT FROM timescaledb_information.jobs WHERE proc_name = 'usage_fold_ledger_job') THEN
+        PERFORM add_job('usage_fold_ledger_job', INTERVAL '5 minutes');
+    END IF;
+    IF NOT EXISTS (SELECT FROM timescaledb_information.jobs WHERE proc_name = 'usage_apply_retention_job') THEN
+        PERFORM add_job('usage_apply_retention_job', INTERVAL '1 hour');
+    END IF;
+END
+$$;
+
+COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
+COMMENT ON FUNCTION usage_fold_ledger() IS 'Merges rows of the ledger that can be one; returns how many rows that saved';
+COMMENT ON FUNCTION usage_apply_retention() IS
+    'Drops usage events of whole days older than 90 days and records how many; returns how many rows it dropped';
