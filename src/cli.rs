@@ -2,13 +2,17 @@
 //! judged in `config.rs`, so that all mistakes can be reported at once.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::audit::AuditArgs;
+use crate::commands::dead_letters::DeadLettersArgs;
 use crate::commands::generate::GenerateArgs;
 use crate::commands::migrate::MigrateArgs;
+use crate::commands::rewind::RewindArgs;
 use crate::migrations::ProfileChoice;
 
 /// Version and commit, as `--version` prints them.
@@ -44,6 +48,18 @@ pub enum Command {
         #[command(flatten)]
         migrate: MigrateArgs,
     },
+    /// Look at messages that are no valid events, export, replay or delete them.
+    DeadLetters(DeadLettersArgs),
+    /// Check that everything in the database adds up, in one snapshot; exit code 6 when it does not.
+    ///
+    /// Every message against the ledger, every row against the days written, dead letters, requests
+    /// that are there twice, and the aggregates against the rows. Reads all rows several times.
+    Audit(AuditArgs),
+    /// Read partitions again from a time or an offset. Nothing is billed twice by it.
+    ///
+    /// The group must be stopped. Without --partition, partitions that have not come as far as that
+    /// are left alone.
+    Rewind(Box<RewindArgs>),
     /// Produce realistic events, as an API gateway would, and keep the truth about them.
     Generate(GenerateArgs),
     /// Show the whole way with a million events, and check every figure. `make demo` starts the
@@ -60,8 +76,24 @@ pub enum Command {
 pub struct DatabaseArgs {
     /// The database, as a URL (`postgresql://user:password@host:5432/database`) or as
     /// `key=value` pairs. Required.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true, help_heading = "Database")]
     pub database_url: Option<String>,
+    /// A file that holds DATABASE_URL, such as a systemd credential.
+    #[arg(long, env = "DATABASE_URL_FILE", global = true, help_heading = "Database")]
+    pub database_url_file: Option<PathBuf>,
+    /// The same database as a role that owns the tables: for `migrate`, `run --migrate`,
+    /// `audit`, and `dead-letters replay` and `purge` [default: DATABASE_URL].
+    #[arg(
+        long,
+        env = "MAINTENANCE_DATABASE_URL",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Database"
+    )]
+    pub maintenance_database_url: Option<String>,
+    /// A file that holds MAINTENANCE_DATABASE_URL.
+    #[arg(long, env = "MAINTENANCE_DATABASE_URL_FILE", global = true, help_heading = "Database")]
+    pub maintenance_database_url_file: Option<PathBuf>,
 }
 
 /// How to reach Kafka.
@@ -84,6 +116,23 @@ pub struct KafkaArgs {
     /// a promise are refused by name.
     #[arg(long, env = "KAFKA_OPTIONS", default_value = "", hide_env_values = true)]
     pub kafka_options: String,
+    /// A file that holds KAFKA_OPTIONS, such as a systemd credential.
+    #[arg(long, env = "KAFKA_OPTIONS_FILE")]
+    pub kafka_options_file: Option<PathBuf>,
+}
+
+/// What an event is judged by.
+#[derive(Debug, Clone, Args)]
+pub struct EventArgs {
+    /// How far apart two copies of an event may lie to be seen as such in memory.
+    #[arg(long, env = "DEDUP_WINDOW", default_value = "5m")]
+    pub dedup_window: String,
+    /// Events older than this at their Kafka timestamp become dead letters.
+    #[arg(long, env = "MAX_EVENT_AGE", default_value = "90d")]
+    pub max_event_age: String,
+    /// Events further ahead of their Kafka timestamp than this become dead letters.
+    #[arg(long, env = "MAX_CLOCK_SKEW", default_value = "5m")]
+    pub max_clock_skew: String,
 }
 
 /// What the pipeline is tuned by.
@@ -95,18 +144,27 @@ pub struct PipelineArgs {
     /// How to reach Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
+    /// What an event is judged by.
+    #[command(flatten)]
+    pub events: EventArgs,
     /// Most rows in a transaction, 1 to 10000. Batches are smaller when load is low.
     #[arg(long, env = "BATCH_SIZE", default_value = "1000")]
     pub batch_size: String,
     /// How long a batch may collect at most. It leaves after milliseconds when a writer is free.
     #[arg(long, env = "BATCH_TIMEOUT", default_value = "5s")]
     pub batch_timeout: String,
-    /// How far apart two copies of an event may lie to be seen as such in memory.
-    #[arg(long, env = "DEDUP_WINDOW", default_value = "5m")]
-    pub dedup_window: String,
     /// Most identities held in memory (about 45 bytes each); beyond it the oldest go early.
     #[arg(long, env = "DEDUP_MAX_ENTRIES", default_value = "4000000")]
     pub dedup_max_entries: String,
+    /// How long the database may take for one statement of a writer, 1s to 1h. Beyond it the
+    /// statement is cancelled and tried again; a database that does not even answer that stops the
+    /// process.
+    #[arg(long, env = "STATEMENT_TIMEOUT", default_value = "1m")]
+    pub statement_timeout: String,
+    /// How long a writer waits for a lock in the database, 100ms to 1h and below STATEMENT_TIMEOUT.
+    /// Beyond it, sessions of frozen writers that may hold the lock are terminated.
+    #[arg(long, env = "LOCK_TIMEOUT", default_value = "10s")]
+    pub lock_timeout: String,
     /// Most connections of this process to the database.
     #[arg(long, env = "DB_MAX_CONNECTIONS", default_value = "20")]
     pub db_max_connections: String,
@@ -123,12 +181,16 @@ pub struct PipelineArgs {
     /// How often the statistics line is logged.
     #[arg(long, env = "STATS_INTERVAL", default_value = "30s")]
     pub stats_interval: String,
-    /// Events older than this at their Kafka timestamp become dead letters.
-    #[arg(long, env = "MAX_EVENT_AGE", default_value = "90d")]
-    pub max_event_age: String,
-    /// Events further ahead of their Kafka timestamp than this become dead letters.
-    #[arg(long, env = "MAX_CLOCK_SKEW", default_value = "5m")]
-    pub max_clock_skew: String,
+    /// Stop, with exit code 7, when more than this ratio of the last 10,000 messages are no valid
+    /// events, rather than divert everything: above 0, up to 1. 1 switches this off.
+    #[arg(long, env = "DEAD_LETTER_MAX_RATIO", default_value = "0.5")]
+    pub dead_letter_max_ratio: String,
+    /// A Kafka topic that dead letters are produced to as well, before their offsets are passed.
+    #[arg(long, env = "DEAD_LETTER_TOPIC")]
+    pub dead_letter_topic: Option<String>,
+    /// The brokers of that topic [default: KAFKA_BROKERS]. KAFKA_OPTIONS hold for them too.
+    #[arg(long, env = "DEAD_LETTER_BROKERS")]
+    pub dead_letter_brokers: Option<String>,
     /// Go on when events were deleted from Kafka before they were read, instead of stopping.
     #[arg(long, env = "ACCEPT_LOSS", value_parser = BoolishValueParser::new())]
     pub accept_loss: bool,
@@ -200,6 +262,8 @@ Exit codes:
   3    a server refuses us, or the database is not migrated (restart: no)
   4    shutdown took longer than DRAIN_TIMEOUT (nothing is lost; restart: yes)
   5    events were deleted from Kafka before they were read; see --accept-loss (restart: no)
+  6    the audit found an inconsistency (audit only)
+  7    too many messages are no valid events; see --dead-letter-max-ratio (restart: no)
   130  stopped at once by a second SIGINT (nothing is lost); 143 by a second SIGTERM";
 
 /// The process's exit codes.
@@ -214,4 +278,8 @@ pub mod exit_code {
     pub const DRAIN_TIMEOUT: u8 = 4;
     /// Events were lost upstream.
     pub const EVENTS_LOST: u8 = 5;
+    /// The audit found an inconsistency.
+    pub const INCONSISTENT: u8 = 6;
+    /// The circuit breaker tripped: most messages are no valid events.
+    pub const MOSTLY_REJECTED: u8 = 7;
 }

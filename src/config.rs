@@ -1,20 +1,25 @@
 //! The configuration: text from the command line and the environment, judged as a whole. Every
 //! mistake is reported, all at once, each with the variable, the value and what is allowed.
 
+mod judge;
+mod secrets;
+
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use postgres::config::SslMode;
+use judge::Judge;
+use secrets::kafka_options_text;
+pub use secrets::{database_config, maintenance_config};
 
-use crate::cli::{DatabaseArgs, PipelineArgs};
+use crate::cli::{EventArgs, KafkaArgs, PipelineArgs};
 use crate::decode::write_batch::BatchLimits;
 use crate::kafka_options::KafkaOptions;
 use crate::poll::consumer_config::{consumer_config, effective_duration, refusal};
 use crate::poll::start_position::{OffsetReset, StartPolicy};
 use crate::usage_event::TimeLimits;
+use crate::write::dead_letter_topic::DeadLetterTarget;
+use crate::write::session::ServerTimeouts;
 
 /// A configuration that holds together.
 #[derive(Debug, Clone)]
@@ -31,6 +36,10 @@ pub struct Config {
     pub start_policy: StartPolicy,
     /// DATABASE_URL; its `Debug` shows no password.
     pub database: postgres::Config,
+    /// MAINTENANCE_DATABASE_URL, or the same.
+    pub maintenance: postgres::Config,
+    /// STATEMENT_TIMEOUT and LOCK_TIMEOUT.
+    pub server_timeouts: ServerTimeouts,
     /// DB_MAX_CONNECTIONS.
     pub db_connections_max: usize,
     /// BATCH_SIZE and BATCH_TIMEOUT.
@@ -49,6 +58,10 @@ pub struct Config {
     pub stats_interval: Duration,
     /// MAX_EVENT_AGE and MAX_CLOCK_SKEW.
     pub time_limits: TimeLimits,
+    /// DEAD_LETTER_MAX_RATIO.
+    pub dead_letter_ratio_max: f64,
+    /// DEAD_LETTER_TOPIC and DEAD_LETTER_BROKERS.
+    pub dead_letter_target: Option<DeadLetterTarget>,
 }
 
 /// One mistake.
@@ -84,13 +97,8 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Collects mistakes while values are read.
-#[derive(Debug, Default)]
-struct Judge {
-    mistakes: Vec<Mistake>,
-}
-
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Config {
@@ -98,16 +106,22 @@ impl Config {
     pub fn from_args(args: &PipelineArgs, core_count: usize) -> Result<Self, ConfigError> {
         let mut judge = Judge::default();
         let db_connections_max = judge.number("DB_MAX_CONNECTIONS", &args.db_max_connections, 1..=1_000);
+        let (dedup_window, time_limits) = judge.event_rules(&args.events);
         let config = Self {
             kafka_brokers: judge.text("KAFKA_BROKERS", &args.kafka.kafka_brokers),
             kafka_topic: judge.text("KAFKA_TOPIC", &args.kafka.kafka_topic),
             kafka_group_id: judge.text("KAFKA_GROUP_ID", &args.kafka.kafka_group_id),
-            kafka_options: judge.kafka_options(&args.kafka.kafka_options),
+            kafka_options: judge.kafka_options(&args.kafka),
             start_policy: StartPolicy {
                 offset_reset: judge.offset_reset(&args.kafka.kafka_auto_offset_reset),
                 accept_loss: args.accept_loss,
             },
-            database: judge.database(&args.database),
+            database: judge.database(database_config(&args.database)),
+            maintenance: judge.database(maintenance_config(&args.database)),
+            server_timeouts: ServerTimeouts {
+                statement: judge.duration("STATEMENT_TIMEOUT", &args.statement_timeout, SECOND..=HOUR),
+                lock: judge.duration("LOCK_TIMEOUT", &args.lock_timeout, SECOND / 10..=HOUR),
+            },
             db_connections_max,
             batch: BatchLimits {
                 row_count_max: judge.number("BATCH_SIZE", &args.batch_size, 1..=10_000),
@@ -117,7 +131,7 @@ impl Config {
                     Duration::from_millis(1)..=60 * SECOND,
                 ),
             },
-            dedup_window: judge.duration("DEDUP_WINDOW", &args.dedup_window, SECOND..=DAY),
+            dedup_window,
             dedup_entries_max: judge.number(
                 "DEDUP_MAX_ENTRIES",
                 &args.dedup_max_entries,
@@ -135,14 +149,9 @@ impl Config {
                 }),
             drain_timeout: judge.duration("DRAIN_TIMEOUT", &args.drain_timeout, SECOND..=DAY),
             stats_interval: judge.duration("STATS_INTERVAL", &args.stats_interval, SECOND..=DAY),
-            time_limits: TimeLimits {
-                event_age_max: judge.duration(
-                    "MAX_EVENT_AGE",
-                    &args.max_event_age,
-                    60 * SECOND..=3_660 * DAY,
-                ),
-                clock_skew_max: judge.duration("MAX_CLOCK_SKEW", &args.max_clock_skew, Duration::ZERO..=DAY),
-            },
+            time_limits,
+            dead_letter_ratio_max: judge.ratio("DEAD_LETTER_MAX_RATIO", &args.dead_letter_max_ratio),
+            dead_letter_target: judge.dead_letter_target(args),
         };
         judge.relations(&config, args);
         if judge.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: judge.mistakes }) }
@@ -160,28 +169,11 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{}{unit}", millis / size)
 }
 
-/// Where the database is. The URL may hold a password, so neither it nor the parser's quote of it
-/// is repeated.
-pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
-    let mistake = |problem: &str| Mistake {
-        variable: "DATABASE_URL",
-        value: None,
-        allowed: format!("{problem}, such as postgresql://user:password@host:5432/database"),
-    };
-    let url = args.database_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
-    let config: postgres::Config = url
-        .ok_or_else(|| mistake("is required"))?
-        .parse()
-        .map_err(|_| mistake("is not a URL or key=value pairs that PostgreSQL knows"))?;
-    if config.get_hosts().is_empty() {
-        return Err(mistake("names no host"));
-    }
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(mistake(
-            "asks for TLS by sslmode=require, which this version cannot do; wanted is a URL",
-        ));
-    }
-    Ok(config)
+/// What an event is judged by: DEDUP_WINDOW, MAX_EVENT_AGE and MAX_CLOCK_SKEW.
+pub fn event_rules(args: &EventArgs) -> Result<(Duration, TimeLimits), ConfigError> {
+    let mut judge = Judge::default();
+    let rules = judge.event_rules(args);
+    if judge.mistakes.is_empty() { Ok(rules) } else { Err(ConfigError { mistakes: judge.mistakes }) }
 }
 
 /// Cores of this machine that this process may use.
@@ -190,51 +182,6 @@ pub fn core_count() -> usize {
 }
 
 impl Judge {
-    fn mistake(&mut self, variable: &'static str, value: &str, allowed: impl Into<String>) {
-        self.mistakes.push(Mistake { variable, value: Some(value.to_owned()), allowed: allowed.into() });
-    }
-
-    fn secret_mistake(&mut self, variable: &'static str, allowed: impl Into<String>) {
-        self.mistakes.push(Mistake { variable, value: None, allowed: allowed.into() });
-    }
-
-    fn text(&mut self, variable: &'static str, value: &str) -> String {
-        if value.trim().is_empty() {
-            self.mistake(variable, value, "must not be empty");
-        }
-        value.trim().to_owned()
-    }
-
-    /// A number in a range; the range's start stands in for a mistake.
-    fn number<T>(&mut self, variable: &'static str, value: &str, range: RangeInclusive<T>) -> T
-    where
-        T: FromStr + PartialOrd + Copy + fmt::Display,
-    {
-        let number = value.trim().parse().ok().filter(|number| range.contains(number));
-        number.unwrap_or_else(|| {
-            self.mistake(
-                variable,
-                value,
-                format!("wanted is a whole number from {} to {}", range.start(), range.end()),
-            );
-            *range.start()
-        })
-    }
-
-    fn duration(&mut self, variable: &'static str, value: &str, range: RangeInclusive<Duration>) -> Duration {
-        let duration =
-            humantime::parse_duration(value.trim()).ok().filter(|duration| range.contains(duration));
-        duration.unwrap_or_else(|| {
-            let [start, end] = [range.start(), range.end()].map(|bound| format_duration(*bound));
-            self.mistake(
-                variable,
-                value,
-                format!("wanted is a duration such as 500ms, 5s or 5m, from {start} to {end}"),
-            );
-            *range.start()
-        })
-    }
-
     fn offset_reset(&mut self, value: &str) -> OffsetReset {
         match value.trim() {
             "earliest" => OffsetReset::Earliest,
@@ -246,16 +193,43 @@ impl Judge {
         }
     }
 
-    fn database(&mut self, args: &DatabaseArgs) -> postgres::Config {
-        database_config(args).unwrap_or_else(|mistake| {
-            self.mistakes.push(mistake);
+    fn event_rules(&mut self, args: &EventArgs) -> (Duration, TimeLimits) {
+        let window = self.duration("DEDUP_WINDOW", &args.dedup_window, SECOND..=DAY);
+        let limits = TimeLimits {
+            event_age_max: self.duration("MAX_EVENT_AGE", &args.max_event_age, 60 * SECOND..=3_660 * DAY),
+            clock_skew_max: self.duration("MAX_CLOCK_SKEW", &args.max_clock_skew, Duration::ZERO..=DAY),
+        };
+        (window, limits)
+    }
+
+    fn dead_letter_target(&mut self, args: &PipelineArgs) -> Option<DeadLetterTarget> {
+        const VARIABLE: &str = "DEAD_LETTER_TOPIC";
+        let topic = args.dead_letter_topic.as_deref().map(str::trim).filter(|topic| !topic.is_empty())?;
+        if topic == args.kafka.kafka_topic.trim() {
+            self.mistake(VARIABLE, topic, "must be another topic than KAFKA_TOPIC, which would never end");
+        }
+        let brokers = args.dead_letter_brokers.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let brokers = brokers.unwrap_or(args.kafka.kafka_brokers.trim());
+        Some(DeadLetterTarget { brokers: brokers.to_owned(), topic: topic.to_owned() })
+    }
+
+    fn database(&mut self, config: Result<postgres::Config, Mistake>) -> postgres::Config {
+        config.unwrap_or_else(|mistake| {
+            // Without a URL of its own, maintenance repeats the other's mistake.
+            if !self.mistakes.contains(&mistake) {
+                self.mistakes.push(mistake);
+            }
             postgres::Config::new()
         })
     }
 
-    fn kafka_options(&mut self, value: &str) -> KafkaOptions {
+    fn kafka_options(&mut self, args: &KafkaArgs) -> KafkaOptions {
         const VARIABLE: &str = "KAFKA_OPTIONS";
-        let options = value.parse::<KafkaOptions>().unwrap_or_else(|error| {
+        let text = kafka_options_text(args).unwrap_or_else(|mistake| {
+            self.mistakes.push(mistake);
+            String::new()
+        });
+        let options = text.parse::<KafkaOptions>().unwrap_or_else(|error| {
             self.secret_mistake(VARIABLE, error.to_string());
             KafkaOptions::default()
         });
@@ -274,6 +248,16 @@ impl Judge {
                 "WRITER_THREADS",
                 args.writer_threads.as_deref().unwrap_or_default(),
                 format!("must not exceed DB_MAX_CONNECTIONS, which is {}", config.db_connections_max),
+            );
+        }
+        if config.server_timeouts.lock >= config.server_timeouts.statement {
+            let limit = format_duration(config.server_timeouts.statement);
+            self.mistake(
+                "LOCK_TIMEOUT",
+                &args.lock_timeout,
+                format!(
+                    "must be below STATEMENT_TIMEOUT, which is {limit}: a lock's timeout would never come"
+                ),
             );
         }
         for setting in ["session.timeout.ms", "max.poll.interval.ms"] {
@@ -343,17 +327,21 @@ mod tests {
             "--kafka-topic= ",
             "--writer-threads=21",
             "--kafka-auto-offset-reset=none",
+            "--lock-timeout=1m",
             "--drain-timeout=30s",
+            "--dead-letter-max-ratio=0",
         ];
         assert_eq!(
             variables(&arguments),
             [
+                "DEDUP_WINDOW",
                 "KAFKA_TOPIC",
                 "KAFKA_AUTO_OFFSET_RESET",
                 "BATCH_SIZE",
                 "BATCH_TIMEOUT",
-                "DEDUP_WINDOW",
+                "DEAD_LETTER_MAX_RATIO",
                 "WRITER_THREADS",
+                "LOCK_TIMEOUT",
                 "DRAIN_TIMEOUT"
             ]
         );
@@ -368,6 +356,17 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("enable.auto.commit is refused"), "{text}");
         assert!(text.contains("no.such.setting"), "{text}");
+    }
+
+    #[test]
+    fn dead_letters_cannot_be_fed_back() {
+        let error = config(&["--dead-letter-topic=usage-events"]).unwrap_err();
+        assert!(error.to_string().contains("must be another topic than KAFKA_TOPIC"), "{error}");
+        let target = config(&["--dead-letter-topic=letters", "--kafka-brokers=kafka:9092"])
+            .unwrap()
+            .dead_letter_target
+            .unwrap();
+        assert_eq!(target.to_string(), "letters at kafka:9092");
     }
 
     #[test]

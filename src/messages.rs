@@ -154,9 +154,10 @@ pub struct SpanOutcome {
     pub written: u64,
     /// Dropped by the window: an earlier message had the same identity.
     pub duplicates: u64,
-    /// Dropped by the database's unique key: redeliveries, and duplicates older than the window.
+    /// In the database already: redeliveries, as rows or as dead letters, and duplicates older than
+    /// the window.
     pub database_duplicates: u64,
-    /// Stored as dead letters.
+    /// Stored as dead letters: refused by the decoder, or by the database.
     pub dead_letters: u64,
 }
 

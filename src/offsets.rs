@@ -12,6 +12,10 @@ pub type Partition = i32;
 /// The offset of one message, or a place between two messages.
 pub type Offset = i64;
 
+/// Metadata of every offset that this program commits: the database has a ledger that reaches as far.
+/// If it then knows nothing of the partition, it is not the database that it was.
+pub const LEDGER_MARK: &str = "in the ledger";
+
 /// How often a partition has been assigned to this process. Progress that was issued under an
 /// older generation is ignored: the partition may have had another owner in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

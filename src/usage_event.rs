@@ -72,8 +72,11 @@ pub enum RejectReason {
     TooFarAhead,
     /// The message has no Kafka timestamp to judge `time` by.
     MissingTimestamp,
-    /// The same identity as an earlier event of the window, with another payload.
+    /// The same identity as an earlier event, with another payload: in the window, or in the
+    /// database at the same time.
     Conflict,
+    /// The table takes no such row: a constraint that was added, a column that was narrowed.
+    DatabaseRejected,
 }
 
 impl RejectReason {
@@ -96,6 +99,7 @@ impl RejectReason {
             Self::TooFarAhead => "too_far_ahead",
             Self::MissingTimestamp => "missing_timestamp",
             Self::Conflict => "conflict",
+            Self::DatabaseRejected => "database_rejected",
         }
     }
 }

@@ -67,7 +67,10 @@ fn table(config: &Config) -> Vec<(String, String)> {
         ("KAFKA_AUTO_OFFSET_RESET", offset_reset.to_owned()),
         ("ACCEPT_LOSS", config.start_policy.accept_loss.to_string()),
         ("DATABASE_URL", describe(&config.database)),
+        ("MAINTENANCE_DATABASE_URL", describe(&config.maintenance)),
         ("DB_MAX_CONNECTIONS", config.db_connections_max.to_string()),
+        ("STATEMENT_TIMEOUT", format_duration(config.server_timeouts.statement)),
+        ("LOCK_TIMEOUT", format_duration(config.server_timeouts.lock)),
         ("BATCH_SIZE", config.batch.row_count_max.to_string()),
         ("BATCH_TIMEOUT", format_duration(config.batch.age_max)),
         ("DEDUP_WINDOW", format_duration(config.dedup_window)),
@@ -78,6 +81,11 @@ fn table(config: &Config) -> Vec<(String, String)> {
         ("STATS_INTERVAL", format_duration(config.stats_interval)),
         ("MAX_EVENT_AGE", format_duration(config.time_limits.event_age_max)),
         ("MAX_CLOCK_SKEW", format_duration(config.time_limits.clock_skew_max)),
+        ("DEAD_LETTER_MAX_RATIO", config.dead_letter_ratio_max.to_string()),
+        (
+            "DEAD_LETTER_TOPIC",
+            config.dead_letter_target.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        ),
     ]
     .map(|(variable, value)| (variable.to_owned(), value))
     .into();

@@ -1,0 +1,166 @@
+//! Values that are secrets: given as they are, or as the name of a file that holds them (systemd
+//! credentials, mounted secrets). Reads files; prints neither values nor what is in the files.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use postgres::config::SslMode;
+
+use super::Mistake;
+use crate::cli::{DatabaseArgs, KafkaArgs};
+
+/// A connection string or a list of options is far shorter; a wrong path may lead to anything.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// Where the database is, for everything that writes events.
+pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
+    const VARIABLE: &str = "DATABASE_URL";
+    let url = secret(
+        VARIABLE,
+        args.database_url.as_deref(),
+        "DATABASE_URL_FILE",
+        args.database_url_file.as_deref(),
+    )?;
+    url.as_deref().map_or_else(|| Err(url_mistake(VARIABLE, "is required")), |url| parse(VARIABLE, url))
+}
+
+/// Where the database is, for what needs more rights than writing events: the same place unless
+/// MAINTENANCE_DATABASE_URL says otherwise.
+pub fn maintenance_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
+    const VARIABLE: &str = "MAINTENANCE_DATABASE_URL";
+    let url = secret(
+        VARIABLE,
+        args.maintenance_database_url.as_deref(),
+        "MAINTENANCE_DATABASE_URL_FILE",
+        args.maintenance_database_url_file.as_deref(),
+    )?;
+    url.map_or_else(|| database_config(args), |url| parse(VARIABLE, &url))
+}
+
+/// The text of KAFKA_OPTIONS; empty when there are none.
+pub(super) fn kafka_options_text(args: &KafkaArgs) -> Result<String, Mistake> {
+    let text = secret(
+        "KAFKA_OPTIONS",
+        Some(&args.kafka_options),
+        "KAFKA_OPTIONS_FILE",
+        args.kafka_options_file.as_deref(),
+    )?;
+    Ok(text.unwrap_or_default())
+}
+
+/// The URL may hold a password, so neither it nor the parser's quote of it is repeated.
+fn parse(variable: &'static str, url: &str) -> Result<postgres::Config, Mistake> {
+    let config: postgres::Config = url
+        .parse()
+        .map_err(|_| url_mistake(variable, "is not a URL or key=value pairs that PostgreSQL knows"))?;
+    if config.get_hosts().is_empty() {
+        return Err(url_mistake(variable, "names no host"));
+    }
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(url_mistake(
+            variable,
+            "asks for TLS by sslmode=require, which this version cannot do; wanted is a URL",
+        ));
+    }
+    Ok(config)
+}
+
+fn url_mistake(variable: &'static str, problem: &str) -> Mistake {
+    Mistake {
+        variable,
+        value: None,
+        allowed: format!("{problem}, such as postgresql://user:password@host:5432/database"),
+    }
+}
+
+/// The value, or what the file holds, without white space at its ends; empty counts as not given.
+fn secret(
+    variable: &'static str,
+    value: Option<&str>,
+    file_variable: &'static str,
+    file: Option<&Path>,
+) -> Result<Option<String>, Mistake> {
+    let value = value.map(str::trim).filter(|value| !value.is_empty());
+    let Some(path) = file.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(value.map(str::to_owned));
+    };
+    let mistake = |allowed: String| Mistake {
+        variable: file_variable,
+        value: Some(path.display().to_string()),
+        allowed,
+    };
+    if value.is_some() {
+        return Err(mistake(format!("{variable} is set too: give one of them")));
+    }
+    let text = read(path).map_err(|error| mistake(format!("the file cannot be read: {error}")))?;
+    let text = text.trim();
+    if text.is_empty() { Err(mistake("the file is empty".to_owned())) } else { Ok(Some(text.to_owned())) }
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it has more than {SECRET_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    const URL: &str = "postgresql://billing:hunter2@db/usage";
+
+    fn args(value: Option<&str>, file: Option<PathBuf>) -> DatabaseArgs {
+        DatabaseArgs {
+            database_url: value.map(str::to_owned),
+            database_url_file: file,
+            maintenance_database_url: None,
+            maintenance_database_url_file: None,
+        }
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_without_its_newline() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("url");
+        std::fs::write(&path, format!("{URL}\n")).unwrap();
+        let config = database_config(&args(None, Some(path.clone()))).unwrap();
+        assert_eq!(config.get_password(), Some(&b"hunter2"[..]));
+        let both = database_config(&args(Some(URL), Some(path.clone()))).unwrap_err();
+        assert_eq!(
+            (both.variable, both.allowed.as_str()),
+            ("DATABASE_URL_FILE", "DATABASE_URL is set too: give one of them")
+        );
+        std::fs::write(&path, "\n").unwrap();
+        assert_eq!(database_config(&args(None, Some(path))).unwrap_err().allowed, "the file is empty");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_mistake_and_tells_nothing_of_its_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = database_config(&args(None, Some(directory.path().join("missing")))).unwrap_err();
+        assert!(missing.allowed.starts_with("the file cannot be read: No such file"), "{missing:?}");
+        let path = directory.path().join("url");
+        std::fs::write(&path, "postgresql://billing:hunter2@db:port/usage").unwrap();
+        let wrong = database_config(&args(None, Some(path.clone()))).unwrap_err();
+        assert!(!format!("{wrong:?}").contains("hunter2"), "{wrong:?}");
+        std::fs::write(&path, vec![b'x'; 65 << 10]).unwrap();
+        let large = database_config(&args(None, Some(path))).unwrap_err();
+        assert!(large.allowed.contains("more than 65536 bytes"), "{large:?}");
+    }
+
+    #[test]
+    fn maintenance_is_done_where_the_events_are_unless_told_otherwise() {
+        let mut args = args(Some(URL), None);
+        assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("billing"));
+        args.maintenance_database_url = Some("postgresql://owner@db/usage".to_owned());
+        assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("owner"));
+        args.maintenance_database_url = Some("postgresql://owner@db/usage?sslmode=require".to_owned());
+        assert_eq!(maintenance_config(&args).unwrap_err().variable, "MAINTENANCE_DATABASE_URL");
+    }
+}
