@@ -3,12 +3,14 @@
 //!
 //! The channel to the writers has no room: handing a batch over means that a writer was free to
 //! take it, and the batch grows until then. Ends when the poller hangs up, after handing over what
-//! it holds; returns early when every writer is gone, which reports its own error.
+//! it holds; returns early when every writer is gone, which reports its own error. When too much
+//! is rejected it fails, and what it holds goes with it: no offset passes that.
 
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender};
 
+use super::circuit_breaker::DecodeError;
 use super::sift::Sieve;
 use super::write_batch::BatchLimits;
 use crate::clock;
@@ -39,19 +41,19 @@ enum Event {
 
 impl Decoder {
     /// Decodes until the poller hangs up.
-    pub fn run(mut self) -> Result<(), std::convert::Infallible> {
+    pub fn run(mut self) -> Result<(), DecodeError> {
         let mut batch = WriteBatch::default();
         // A polled batch that did not fit: the collecting batch must leave first.
         let mut waiting: Option<PolledBatch> = None;
         loop {
             match self.next_event(&mut batch, waiting.is_some()) {
                 Event::Polled(polled) if self.limits.admits(&batch, &polled, Instant::now()) => {
-                    self.add(polled, &mut batch);
+                    self.add(polled, &mut batch)?;
                 }
                 Event::Polled(polled) => waiting = Some(polled),
                 Event::HandedOver => {
                     if let Some(polled) = waiting.take() {
-                        self.add(polled, &mut batch);
+                        self.add(polled, &mut batch)?;
                     }
                 }
                 Event::Elapsed => {}
@@ -67,9 +69,9 @@ impl Decoder {
         }
     }
 
-    fn add(&mut self, polled: PolledBatch, batch: &mut WriteBatch) {
+    fn add(&mut self, polled: PolledBatch, batch: &mut WriteBatch) -> Result<(), DecodeError> {
         batch.opened_at.get_or_insert_with(Instant::now);
-        self.sieve.sift(polled, batch, clock::now_ms());
+        self.sieve.sift(polled, batch, clock::now_ms())
     }
 
     /// Waits for a polled batch (unless one is waiting), for a free writer (once the batch is

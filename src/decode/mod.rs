@@ -5,6 +5,7 @@
 //! enter as a sibling of `json.rs`: bytes in, [`UsageEvent`](crate::usage_event::UsageEvent) or
 //! [`Rejection`](crate::usage_event::Rejection) out; nothing behind it would notice.
 
+pub mod circuit_breaker;
 pub mod decoder;
 pub mod dedup;
 pub mod identity;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::circuit_breaker::{CircuitBreaker, DecodeError};
 use super::dedup::{DedupBudget, Verdict, Window};
 use super::identity::IdentityHasher;
 use super::json::JsonDecoder;
@@ -25,10 +26,13 @@ pub struct Sieve {
     budget: DedupBudget,
     /// One window a partition, each valid for one assignment.
     windows: HashMap<Partition, (Generation, Window)>,
+    breaker: CircuitBreaker,
+    /// What became of a batch's messages, for the breaker; empty between batches.
+    judged: Vec<Option<RejectReason>>,
 }
 
 impl Sieve {
-    /// A sieve without any memory yet.
+    /// A sieve without any memory yet, which rejects without limit.
     pub fn new(
         time_limits: TimeLimits,
         hasher: IdentityHasher,
@@ -42,12 +46,28 @@ impl Sieve {
             window_length,
             budget,
             windows: HashMap::new(),
+            breaker: CircuitBreaker::new(1.0),
+            judged: Vec::new(),
         }
+    }
+
+    /// The same, that stops when too much is rejected.
+    #[must_use]
+    pub fn with_breaker(self, breaker: CircuitBreaker) -> Self {
+        Self { breaker, ..self }
     }
 
     /// Adds what became of `polled`'s messages, and the batch itself, to `batch`. `now_ms` is the
     /// wall clock, which only caps timestamps from the future.
-    pub fn sift(&mut self, polled: PolledBatch, batch: &mut WriteBatch, now_ms: i64) {
+    ///
+    /// # Errors
+    /// When too much is rejected: then `batch` must not be handed on.
+    pub fn sift(
+        &mut self,
+        polled: PolledBatch,
+        batch: &mut WriteBatch,
+        now_ms: i64,
+    ) -> Result<(), DecodeError> {
         for partition in &polled.revoked {
             self.windows.remove(partition);
         }
@@ -61,6 +81,9 @@ impl Sieve {
         }
         batch.payload_bytes += polled.byte_count();
         batch.polled.push(polled);
+        let outcome = self.breaker.record(&self.judged);
+        self.judged.clear();
+        outcome
     }
 
     fn sift_message(
@@ -85,6 +108,7 @@ impl Sieve {
             Err(_) if is_history => return,
             Err(rejection) => {
                 outcome.dead_letters += 1;
+                self.judged.push(Some(rejection.reason));
                 return dead_letters.push(DeadLetter { source, rejection });
             }
         };
@@ -94,7 +118,11 @@ impl Sieve {
         });
         // The time limits have refused messages without a timestamp.
         let timestamp_ms = message.timestamp_ms.unwrap_or(now_ms);
-        match window.judge(identity, message.offset, timestamp_ms, now_ms) {
+        let verdict = window.judge(identity, message.offset, timestamp_ms, now_ms);
+        if !is_history {
+            self.judged.push((verdict == Verdict::Conflict).then_some(RejectReason::Conflict));
+        }
+        match verdict {
             _ if is_history => {} // Decided by whoever read it first; remembered now.
             Verdict::New | Verdict::Redelivery => {
                 outcome.written += 1;
@@ -189,7 +217,7 @@ mod tests {
     fn every_message_becomes_a_row_a_duplicate_or_a_dead_letter() {
         let mut batch = WriteBatch::default();
         let payloads = [event("a", 1), event("b", 1), "{".to_owned(), event("a", 1), event("b", 2)];
-        sieve().sift(polled(1, 40, &payloads), &mut batch, 2_000);
+        sieve().sift(polled(1, 40, &payloads), &mut batch, 2_000).unwrap();
         let outcome = batch.outcomes[0];
         assert_eq!(
             (outcome.messages, outcome.written, outcome.duplicates, outcome.dead_letters),
@@ -208,9 +236,9 @@ mod tests {
     #[test]
     fn a_new_assignment_starts_with_an_empty_window() {
         let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
-        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000);
-        sieve.sift(polled(1, 1, &[event("a", 1)]), &mut batch, 2_000);
-        sieve.sift(polled(2, 2, &[event("a", 1)]), &mut batch, 2_000);
+        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000).unwrap();
+        sieve.sift(polled(1, 1, &[event("a", 1)]), &mut batch, 2_000).unwrap();
+        sieve.sift(polled(2, 2, &[event("a", 1)]), &mut batch, 2_000).unwrap();
         let written: Vec<_> = batch.outcomes.iter().map(|outcome| outcome.written).collect();
         assert_eq!(written, [1, 0, 1]);
     }
@@ -218,11 +246,11 @@ mod tests {
     #[test]
     fn a_revoked_partition_gives_its_memory_back() {
         let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
-        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000);
+        sieve.sift(polled(1, 0, &[event("a", 1)]), &mut batch, 2_000).unwrap();
         assert_eq!(sieve.budget.record_count(), 1);
         let mut notice = PolledBatch::with_capacity(0);
         notice.revoked.push(3);
-        sieve.sift(notice, &mut batch, 2_000);
+        sieve.sift(notice, &mut batch, 2_000).unwrap();
         assert_eq!(sieve.budget.record_count(), 0);
     }
 }
