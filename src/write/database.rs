@@ -1,201 +1,96 @@
 //! The real row sink: one PostgreSQL connection, made when needed and dropped on any error.
 //!
-//! Fast path: one transaction of COPY, dead letters, COMMIT. When a row exists already, the whole
-//! batch is copied into a temporary table instead and inserted from there with ON CONFLICT DO
-//! NOTHING. Either way a batch is durable as a whole or not at all.
+//! Fast path: one transaction of COPY, dead letters, ledger, COMMIT. When the COPY fails for a row's
+//! sake, because it exists already or because the table refuses it, the batch takes the careful path
+//! (`placement.rs`) in another transaction. Either way a batch is durable as a whole or not at all,
+//! with its dead letters and its entries in the ledger.
 //!
 //! A connection lost during COMMIT leaves it open whether the batch is durable. The retry then
-//! finds its own rows and takes the conflict path, which adds nothing.
+//! finds its own rows and takes the careful path, which adds nothing.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::Duration;
 
-use postgres::{Client, NoTls, Statement};
-
 use super::dead_letters;
-use super::sqlstate::{self, Remedy};
-use super::writer::RowSink;
-use crate::copy_tuple::{COLUMNS, CopyStream};
-use crate::messages::{SpanOutcome, WriteBatch};
+use super::error::WriteError;
+use super::ledger;
+use super::placement::{CopyMeans, Placement, copy_rows};
+use super::refusal_window::RefusalWindow;
+use super::session::{ServerTimeouts, Session, application_name};
+use super::settlement::{Fate, Settlement, day_of};
+use super::sqlstate::Remedy;
+use super::watchdog::Watch;
+use super::writer::{RowSink, Written};
+use crate::copy_tuple::CopyStream;
+use crate::error_chain::error_chain;
+use crate::messages::WriteBatch;
 
-/// Why a batch is not durable.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// No connection.
-    #[error("connecting to PostgreSQL")]
-    Connect(#[source] postgres::Error),
-    /// The connection was made, but not as a writer needs it.
-    #[error("preparing a writer's session")]
-    Prepare(#[source] postgres::Error),
-    /// The fast path failed.
-    #[error("copying {row_count} rows and {dead_letter_count} dead letters")]
-    Copy {
-        /// Rows in the batch.
-        row_count: usize,
-        /// Dead letters in the batch.
-        dead_letter_count: usize,
-        /// What the server said.
-        source: postgres::Error,
-    },
-    /// The conflict path failed.
-    #[error("inserting {row_count} rows next to existing ones")]
-    Insert {
-        /// Rows in the batch.
-        row_count: usize,
-        /// What the server said.
-        source: postgres::Error,
-    },
-    /// The COPY stream broke before the server could answer.
-    #[error("sending {byte_count} bytes of COPY")]
-    Send {
-        /// Bytes of the stream.
-        byte_count: usize,
-        /// What the socket said.
-        source: std::io::Error,
-    },
-    /// No partition for some row's day, and none could be made.
-    #[error("creating the missing daily partitions with usage_ensure_partitions")]
-    CreatePartitions(#[source] postgres::Error),
-}
-
-impl WriteError {
-    /// What the server or the connection said.
-    fn cause(&self) -> Option<&postgres::Error> {
-        match self {
-            Self::Connect(source)
-            | Self::Prepare(source)
-            | Self::CreatePartitions(source)
-            | Self::Copy { source, .. }
-            | Self::Insert { source, .. } => Some(source),
-            Self::Send { .. } => None,
-        }
-    }
+/// Whose messages a writer writes, and how long its server may take.
+#[derive(Debug, Clone)]
+pub struct DatabaseOptions {
+    /// Where the database is.
+    pub config: postgres::Config,
+    /// The consumer group that spans are entered for.
+    pub consumer_group: String,
+    /// The topic that spans and dead letters are of.
+    pub topic: String,
+    /// Limits that the server keeps.
+    pub timeouts: ServerTimeouts,
 }
 
 /// One writer's connection.
 #[derive(Debug)]
 pub struct Database {
-    config: postgres::Config,
-    topic: String,
+    options: DatabaseOptions,
+    watch: Watch,
     session: Option<Session>,
     stream: CopyStream,
     /// Row indexes in COPY order.
     order: Vec<u32>,
+    refusals: RefusalWindow,
+    copy_count: u64,
 }
-
-/// A connection and the statements that were prepared on it.
-struct Session {
-    client: Client,
-    copy_rows: Statement,
-    copy_staging: Statement,
-    insert_staged: Statement,
-    insert_dead_letters: Statement,
-}
-
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").finish_non_exhaustive()
-    }
-}
-
-/// What every writer's session is set to, whatever the server's or the role's defaults say.
-/// - `synchronous_commit`: a COMMIT that is acknowledged before it is flushed would let offsets
-///   pass rows that a crash takes away.
-/// - `lock_timeout`: a lock that is held for ever must become an error that is logged and retried.
-/// - `statement_timeout`: no statement of a writer takes minutes unless the server is stuck.
-/// - decompression without limit: a redelivery into compressed chunks would otherwise fail with
-///   53400 beyond 100,000 tuples, and be retried for ever. Plain PostgreSQL takes it as a
-///   placeholder.
-const SESSION_SETTINGS: &str = "\
-SET synchronous_commit = on;
-SET lock_timeout = '10s';
-SET statement_timeout = '5min';
-SET idle_in_transaction_session_timeout = '5min';
-SET timezone = 'UTC';
-SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0;
-CREATE TEMPORARY TABLE usage_events_staging (LIKE usage_events INCLUDING DEFAULTS, row_idx int NOT NULL)
-    ON COMMIT DELETE ROWS;";
-
-/// Inserts what is staged, in arrival order so that of two copies the earlier is kept, and gives
-/// the `row_idx` of the rows that went in.
-const INSERT_STAGED: &str = "\
-WITH inserted AS (
-    INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method,
-                              status_code, response_time_ms, billable, weight)
-    SELECT time, request_id, organization_id, api_key_id, endpoint, method,
-           status_code, response_time_ms, billable, weight
-      FROM usage_events_staging
-     ORDER BY row_idx
-        ON CONFLICT DO NOTHING
- RETURNING organization_id, time, request_id
-)
-SELECT min(row_idx) AS row_idx
-  FROM usage_events_staging JOIN inserted USING (organization_id, time, request_id)
- GROUP BY organization_id, time, request_id";
-
-/// The length of a partition of the portable profile.
-const DAY_MICROS: i64 = 86_400_000_000;
 
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Session {
-    fn open(config: &postgres::Config) -> Result<Self, WriteError> {
-        let mut client = config.connect(NoTls).map_err(WriteError::Connect)?;
-        Self::prepare_statements(&mut client)
-            .map(|[copy_rows, copy_staging, insert_staged, insert_dead_letters]| Self {
-                client,
-                copy_rows,
-                copy_staging,
-                insert_staged,
-                insert_dead_letters,
-            })
-            .map_err(WriteError::Prepare)
-    }
-
-    fn prepare_statements(client: &mut Client) -> Result<[Statement; 4], postgres::Error> {
-        client.batch_execute(SESSION_SETTINGS)?;
-        Ok([
-            client.prepare(&format!("COPY usage_events ({COLUMNS}) FROM STDIN (FORMAT binary)"))?,
-            client.prepare(&format!(
-                "COPY usage_events_staging ({COLUMNS}, row_idx) FROM STDIN (FORMAT binary)"
-            ))?,
-            client.prepare(INSERT_STAGED)?,
-            client.prepare(dead_letters::INSERT)?,
-        ])
-    }
-}
-
 impl Database {
-    /// A sink that connects with `config` when it is first used. `name` tells its sessions apart
-    /// in `pg_stat_activity`; `topic` is stored with dead letters.
-    pub fn new(mut config: postgres::Config, name: &str, topic: &str) -> Self {
-        config
-            .application_name(name)
+    /// A sink that connects when it is first used. `writer` tells its sessions apart in
+    /// `pg_stat_activity`; `watch` is told when it waits for the server.
+    pub fn new(mut options: DatabaseOptions, writer: &str, watch: Watch) -> Self {
+        options
+            .config
+            .application_name(&application_name(writer))
             .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives(true)
             .keepalives_idle(TCP_USER_TIMEOUT);
         Self {
-            config,
-            topic: topic.to_owned(),
+            options,
+            watch,
             session: None,
             stream: CopyStream::default(),
             order: Vec::new(),
+            refusals: RefusalWindow::default(),
+            copy_count: 0,
         }
     }
 
+    /// COPY statements sent so far: what bad rows cost.
+    pub fn copy_count(&self) -> u64 {
+        self.copy_count
+    }
+
     /// The open session, or a new one.
-    fn session(&mut self) -> Result<(&mut Session, &mut CopyStream, &[u32]), WriteError> {
+    fn open_session(&mut self) -> Result<&mut Session, WriteError> {
         let session = match self.session.take().filter(|session| !session.client.is_closed()) {
             Some(session) => session,
-            None => Session::open(&self.config)?,
+            None => Session::open(&self.options.config, self.options.timeouts, &self.watch)?,
         };
-        Ok((self.session.insert(session), &mut self.stream, &self.order))
+        Ok(self.session.insert(session))
     }
 
     /// Rows by (organization, time): the order of the unique key, which PostgreSQL takes 5 to 20 %
@@ -209,136 +104,125 @@ impl Database {
         });
     }
 
-    fn copy(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
-        let topic = self.topic.clone();
-        let (session, stream, order) = self.session()?;
-        let failed = |source| WriteError::Copy {
-            row_count: batch.rows.len(),
-            dead_letter_count: batch.dead_letters.len(),
-            source,
-        };
-        let mut transaction = session.client.transaction().map_err(failed)?;
-        if !batch.rows.is_empty() {
-            stream.start();
-            for &idx in order {
-                stream.push(tuple(batch, idx));
+    /// Fast path, and the careful one if a row is in the way.
+    fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
+        self.sort(batch);
+        match self.store(batch, None) {
+            Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
+                log::debug!("{}: placing the rows with care", error_chain(&error));
+                self.store(batch, Some(error))
             }
-            send_copy(&mut transaction, &session.copy_rows, stream, failed)?;
+            outcome => outcome,
         }
-        if !batch.dead_letters.is_empty() {
-            dead_letters::insert(&mut transaction, &session.insert_dead_letters, &topic, batch)
-                .map_err(failed)?;
-        }
-        transaction.commit().map_err(failed)?;
-        Ok(batch.outcomes.clone())
     }
 
-    fn insert_missing(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
-        let topic = self.topic.clone();
-        let (session, stream, order) = self.session()?;
-        let failed = |source| WriteError::Insert { row_count: batch.rows.len(), source };
-        let mut transaction = session.client.transaction().map_err(failed)?;
-        stream.start();
-        for &idx in order {
-            stream.push_numbered(tuple(batch, idx), idx);
+    /// Everything about a batch in one transaction. `copy_error` says how the fast path failed.
+    fn store(&mut self, batch: &WriteBatch, copy_error: Option<WriteError>) -> Result<Written, WriteError> {
+        self.open_session()?;
+        let Self { session: Some(Session { client, statements }), options, watch, .. } = self else {
+            return Ok(Written::default()); // There is one now.
+        };
+        watch.renew();
+        let mut transaction = client.transaction().map_err(WriteError::Begin)?;
+        let mut means =
+            CopyMeans { statements, stream: &mut self.stream, watch, copy_count: &mut self.copy_count };
+        let row_count = batch.rows.len();
+        let fates = match copy_error {
+            None => {
+                if row_count > 0 {
+                    copy_rows(&mut transaction, &mut means, batch, &self.order)?;
+                }
+                vec![Fate::Written; row_count]
+            }
+            Some(error) => {
+                let refused_max = self.refusals.refused_max(row_count);
+                Placement::new(&mut transaction, means, batch, &mut self.order, refused_max).run(error)?
+            }
+        };
+        let mut settlement = Settlement::new(batch, &fates);
+        let letter_count = batch.dead_letters.len() + settlement.refused.len();
+        if letter_count > 0 {
+            watch.renew();
+            let inserted = dead_letters::insert(
+                &mut transaction,
+                &statements.insert_dead_letters,
+                &options.topic,
+                batch,
+                settlement.letters(batch),
+            )
+            .map_err(|source| WriteError::StoreDeadLetters { letter_count, source })?;
+            settlement.discount_stored(batch, inserted);
         }
-        send_copy(&mut transaction, &session.copy_staging, stream, failed)?;
-        let inserted = transaction.query(&session.insert_staged, &[]).map_err(failed)?;
-        if !batch.dead_letters.is_empty() {
-            dead_letters::insert(&mut transaction, &session.insert_dead_letters, &topic, batch)
-                .map_err(failed)?;
-        }
-        transaction.commit().map_err(failed)?;
-
-        let mut outcomes = batch.outcomes.clone();
-        for row in &batch.rows {
-            let outcome = &mut outcomes[row.outcome_idx as usize];
-            outcome.written -= 1;
-            outcome.database_duplicates += 1;
-        }
-        for row in inserted {
-            // row_idx was given by us and is one of the batch's.
-            let idx = usize::try_from(row.get::<_, i32>(0)).unwrap_or_default();
-            let outcome = &mut outcomes[batch.rows[idx].outcome_idx as usize];
-            outcome.written += 1;
-            outcome.database_duplicates -= 1;
-        }
-        Ok(outcomes)
+        watch.renew();
+        ledger::insert(
+            &mut transaction,
+            &statements.insert_ledger,
+            &options.consumer_group,
+            &options.topic,
+            &settlement,
+        )
+        .map_err(|source| WriteError::EnterLedger { span_count: batch.outcomes.len(), source })?;
+        watch.renew();
+        transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;
+        self.refusals.record(row_count, fates.iter().filter(|fate| matches!(fate, Fate::Refused(_))).count());
+        Ok(settlement.into_written())
     }
 
     /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's.
     fn create_partitions(&mut self, batch: &WriteBatch) -> Result<(), WriteError> {
-        let days: BTreeSet<i64> =
-            batch.rows.iter().map(|row| row.time_micros.div_euclid(DAY_MICROS)).collect();
-        let (session, ..) = self.session()?;
+        let days: BTreeSet<i32> = batch.rows.iter().map(|row| day_of(row.time_micros)).collect();
+        self.open_session()?;
         for day in days {
+            self.watch.renew();
+            let session = self.open_session()?;
             session
                 .client
                 .execute(
-                    "SELECT usage_ensure_partitions(day, day)
-                       FROM (SELECT DATE '1970-01-01' + $1::bigint::int AS day) AS utc",
+                    "SELECT usage_ensure_partitions(day, day) FROM (SELECT DATE '1970-01-01' + $1::int AS day) AS utc",
                     &[&day],
                 )
                 .map_err(WriteError::CreatePartitions)?;
         }
         Ok(())
     }
-}
 
-fn tuple(batch: &WriteBatch, row_idx: u32) -> &[u8] {
-    let row = &batch.rows[row_idx as usize];
-    &batch.tuples[row.start as usize..row.end as usize]
-}
-
-/// Sends the stream as one slice: fed row by row, the client would block once per 4 KiB.
-fn send_copy(
-    transaction: &mut postgres::Transaction<'_>,
-    statement: &Statement,
-    stream: &mut CopyStream,
-    failed: impl Fn(postgres::Error) -> WriteError,
-) -> Result<(), WriteError> {
-    let bytes = stream.finish();
-    let mut writer = transaction.copy_in(statement).map_err(&failed)?;
-    writer.write_all(bytes).map_err(|source| WriteError::Send { byte_count: bytes.len(), source })?;
-    writer.finish().map_err(failed)?;
-    Ok(())
+    /// Whoever held the lock for that long may be a writer that is frozen.
+    fn terminate_stalled_writers(&mut self) {
+        let lock_timeout = self.options.timeouts.lock;
+        self.watch.renew();
+        let Ok(session) = self.open_session() else { return }; // The next attempt reports it.
+        if let Err(error) = session.terminate_stalled_writers(lock_timeout) {
+            log::warn!("looking for stalled writers: {}", error_chain(&error));
+        }
+    }
 }
 
 impl RowSink for Database {
     type Error = WriteError;
 
-    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
-        if batch.rows.is_empty() && batch.dead_letters.is_empty() {
-            return Ok(batch.outcomes.clone());
+    fn write(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
+        let has_spans = batch.outcomes.iter().any(|outcome| !outcome.span.is_empty());
+        if !has_spans && batch.rows.is_empty() && batch.dead_letters.is_empty() {
+            return Ok(Written { outcomes: batch.outcomes.clone(), refused: Vec::new() });
         }
-        self.sort(batch);
-        let mut outcome = self.copy(batch);
+        let mut outcome = self.attempt(batch);
         if let Err(error) = &outcome
-            && Self::remedy(error) == Remedy::CreatePartitions
+            && error.remedy() == Remedy::CreatePartitions
         {
-            outcome = self.create_partitions(batch).and_then(|()| self.copy(batch));
+            outcome = self.create_partitions(batch).and_then(|()| self.attempt(batch));
         }
-        if let Err(error) = &outcome
-            && Self::remedy(error) == Remedy::SkipExistingRows
-        {
-            outcome = self.insert_missing(batch);
-        }
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
+            if error.is_lock_timeout() {
+                self.terminate_stalled_writers();
+            }
             // Whatever state the session is in, the next attempt starts with a fresh one.
             self.session = None;
         }
+        self.watch.rest();
         outcome
     }
 
     fn remedy(error: &WriteError) -> Remedy {
-        match error.cause() {
-            Some(cause) => match sqlstate::remedy(cause) {
-                _ if matches!(error, WriteError::Connect(_)) && sqlstate::is_misconfigured(cause) => {
-                    Remedy::RetryAndAlarm
-                }
-                remedy => remedy,
-            },
-            None => Remedy::Retry,
-        }
+        error.remedy()
     }
 }

@@ -1,11 +1,15 @@
 //! Dead letters as one statement: a batch's rejected messages become rows of
 //! `usage_dead_letters`. Pure but for the statement; runs in the batch's transaction.
 
+use std::collections::HashSet;
+
 use postgres::{Statement, Transaction};
 
-use crate::messages::WriteBatch;
+use crate::messages::{DeadLetter, WriteBatch};
+use crate::offsets::{Offset, Partition};
 
-/// Inserts any number of dead letters; one that is there already (a redelivery) stays as it is.
+/// Inserts any number of dead letters and gives partition and offset of those that were not there
+/// yet; one that is there already (a redelivery) stays as it is.
 /// Parameters: topic, then one array a column in the order of the `unnest`.
 pub const INSERT: &str = "\
 INSERT INTO usage_dead_letters
@@ -13,21 +17,23 @@ INSERT INTO usage_dead_letters
 SELECT $1, kafka_partition, kafka_offset, to_timestamp(timestamp_ms / 1000.0), kafka_key, payload, reason, detail
   FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::text[], $8::text[])
     AS letter (kafka_partition, kafka_offset, timestamp_ms, kafka_key, payload, reason, detail)
-    ON CONFLICT DO NOTHING";
+    ON CONFLICT DO NOTHING
+RETURNING kafka_partition, kafka_offset";
 
 /// Stands for a missing Kafka timestamp, as on the wire.
 const NO_TIMESTAMP_MS: i64 = -1;
 /// 9999-12-31T23:59:59Z: later than this is a broken clock, and not every year fits a timestamptz.
 const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_000;
 
-/// Runs [`INSERT`] for the batch's dead letters.
-pub fn insert(
+/// Runs [`INSERT`] for `letters`, which are messages of `batch`, and gives those that went in.
+pub fn insert<'a>(
     transaction: &mut Transaction<'_>,
     statement: &Statement,
     topic: &str,
     batch: &WriteBatch,
-) -> Result<(), postgres::Error> {
-    let count = batch.dead_letters.len();
+    letters: impl Iterator<Item = &'a DeadLetter>,
+) -> Result<HashSet<(Partition, Offset)>, postgres::Error> {
+    let count = letters.size_hint().0;
     let mut partitions = Vec::with_capacity(count);
     let mut offsets = Vec::with_capacity(count);
     let mut timestamps = Vec::with_capacity(count);
@@ -35,7 +41,7 @@ pub fn insert(
     let mut payloads = Vec::with_capacity(count);
     let mut reasons = Vec::with_capacity(count);
     let mut details = Vec::with_capacity(count);
-    for letter in &batch.dead_letters {
+    for letter in letters {
         let (polled, message) = batch.message(letter.source);
         partitions.push(polled.spans[message.span_idx as usize].partition);
         offsets.push(message.offset);
@@ -47,9 +53,9 @@ pub fn insert(
         // Details quote what was found, and PostgreSQL text holds no NUL.
         details.push(letter.rejection.detail.replace('\0', "\\0"));
     }
-    transaction.execute(
+    let inserted = transaction.query(
         statement,
         &[&topic, &partitions, &offsets, &timestamps, &keys, &payloads, &reasons, &details],
     )?;
-    Ok(())
+    Ok(inserted.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

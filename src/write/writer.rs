@@ -1,6 +1,7 @@
 //! The writer stage: write batches in, durable spans out. M threads with a connection each.
 //!
-//! A span is reported only after the COMMIT that holds its rows and dead letters. Errors of the
+//! A span is reported only after the COMMIT that holds its rows and dead letters, and after the
+//! dead letters are acknowledged by their topic, if there is one. Errors of the
 //! database never lose a batch: it is retried with growing pauses until it is durable or the
 //! process stops. Ends when every decoder has hung up.
 
@@ -9,19 +10,30 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam_channel::{Receiver, Sender};
 
+use super::dead_letter_topic::DeadLetterTopic;
 use super::sqlstate::Remedy;
 use crate::clock;
 use crate::error_chain::error_chain;
 use crate::latency::LatencyRecorder;
-use crate::messages::{Progress, SpanOutcome, WriteBatch};
+use crate::messages::{DeadLetter, Progress, SpanOutcome, WriteBatch};
+
+/// What became of a batch that is durable.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// What became of each span, in the order of [`WriteBatch::outcomes`].
+    pub outcomes: Vec<SpanOutcome>,
+    /// Rows of the batch that the sink stored as dead letters instead, those of a redelivery
+    /// included. They come on top of [`WriteBatch::dead_letters`].
+    pub refused: Vec<DeadLetter>,
+}
 
 /// Where rows go: the database, or a test's double.
 pub trait RowSink {
     /// Why a batch is not durable.
     type Error: std::error::Error + 'static;
 
-    /// Makes a batch durable as a whole or not at all, and gives what became of its spans.
-    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Self::Error>;
+    /// Makes a batch durable as a whole or not at all, and gives what became of it.
+    fn write(&mut self, batch: &WriteBatch) -> Result<Written, Self::Error>;
 
     /// What the error asks for.
     fn remedy(error: &Self::Error) -> Remedy;
@@ -36,6 +48,8 @@ pub struct Writer<S> {
     pub progress: Sender<Progress>,
     /// Where rows go.
     pub sink: S,
+    /// Where dead letters go besides, if anywhere.
+    pub dead_letter_topic: Option<DeadLetterTopic>,
     /// Records Kafka timestamp to durable, row by row.
     pub latency: LatencyRecorder,
 }
@@ -44,21 +58,24 @@ impl<S: RowSink> Writer<S> {
     /// Writes batches until every decoder has hung up.
     pub fn run(mut self) -> Result<(), std::convert::Infallible> {
         while let Ok(batch) = self.write_batches.recv() {
-            let outcomes = self.write_with_retry(&batch);
+            let written = self.write_with_retry(&batch);
             self.record_latency(&batch);
-            if self.progress.send(Progress::Durable(outcomes)).is_err() {
+            if let Some(topic) = &mut self.dead_letter_topic {
+                topic.publish(&batch, &written.refused);
+            }
+            if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
                 break; // The committer is gone and reports its own error.
             }
         }
         Ok(())
     }
 
-    fn write_with_retry(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
+    fn write_with_retry(&mut self, batch: &WriteBatch) -> Written {
         let mut pauses = pauses();
         let mut attempt = 1_u32;
         loop {
             let error = match self.sink.write(batch) {
-                Ok(outcomes) => return outcomes,
+                Ok(written) => return written,
                 Err(error) => error,
             };
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
@@ -119,10 +136,10 @@ mod tests {
     impl RowSink for Flaky {
         type Error = Reset;
 
-        fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Reset> {
+        fn write(&mut self, batch: &WriteBatch) -> Result<Written, Reset> {
             self.attempts += 1;
             if self.failures_left == 0 {
-                return Ok(batch.outcomes.clone());
+                return Ok(Written { outcomes: batch.outcomes.clone(), refused: Vec::new() });
             }
             self.failures_left -= 1;
             Err(Reset)
@@ -142,7 +159,9 @@ mod tests {
         drop(batches);
         let sink = Flaky { failures_left: 2, attempts: 0 };
         let latency = Latency::new(1).unwrap();
-        Writer { write_batches, progress, sink, latency: latency.recorder(0) }.run().unwrap();
+        Writer { write_batches, progress, sink, dead_letter_topic: None, latency: latency.recorder(0) }
+            .run()
+            .unwrap();
         let reports: Vec<_> = reports.iter().collect();
         assert!(
             matches!(&reports[..], [Progress::Durable(outcomes)] if outcomes[0].span == span),

@@ -1,0 +1,116 @@
+//! The accounts of one batch: from what became of each row to what became of each span, of each day,
+//! and which rows are dead letters. Pure; runs on the writer threads.
+//!
+//! Whatever happens to a row, its message is counted once: written, there already (redelivered), or
+//! a dead letter. A dead letter that was stored before counts as redelivered.
+
+use std::collections::HashSet;
+
+use super::writer::Written;
+use crate::messages::{DeadLetter, SpanOutcome, WriteBatch};
+use crate::offsets::{Offset, Partition};
+use crate::usage_event::{RejectReason, Rejection};
+
+/// What became of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// Inserted.
+    Written,
+    /// The same row was there already.
+    Present,
+    /// A row with the same identity and time was there already, and says something else.
+    Conflict,
+    /// The database takes no such row; what it said.
+    Refused(String),
+}
+
+/// What a batch's transaction did, or will have done when it commits.
+#[derive(Debug)]
+pub struct Settlement {
+    /// Each span's outcome, in the batch's order.
+    pub outcomes: Vec<SpanOutcome>,
+    /// Rows that became dead letters.
+    pub refused: Vec<DeadLetter>,
+    /// Rows inserted by UTC day of their event: days since 1970, ascending, and their rows.
+    pub written_by_day: Vec<(i32, i64)>,
+}
+
+/// Events are counted by UTC day, and the portable profile keeps each in a partition.
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// The UTC day of an event, since 1970. An event's time is validated to four-digit years.
+pub fn day_of(time_micros: i64) -> i32 {
+    i32::try_from(time_micros.div_euclid(DAY_MICROS)).unwrap_or(i32::MAX)
+}
+
+impl Settlement {
+    /// Settles `batch`, of which the decoder has counted every row as written. `fates` are by row.
+    pub fn new(batch: &WriteBatch, fates: &[Fate]) -> Self {
+        let mut settlement =
+            Self { outcomes: batch.outcomes.clone(), refused: Vec::new(), written_by_day: Vec::new() };
+        for (row, fate) in batch.rows.iter().zip(fates) {
+            let outcome = &mut settlement.outcomes[row.outcome_idx as usize];
+            let rejection = match fate {
+                Fate::Written => {
+                    settlement.count_written(day_of(row.time_micros));
+                    continue;
+                }
+                Fate::Present => {
+                    outcome.written -= 1;
+                    outcome.database_duplicates += 1;
+                    continue;
+                }
+                Fate::Conflict => Rejection::new(
+                    RejectReason::Conflict,
+                    "an earlier event has the same organization_id, time and request_id, but another \
+                     api key, endpoint, method, billable or weight",
+                ),
+                Fate::Refused(said) => Rejection::new(RejectReason::DatabaseRejected, said.clone()),
+            };
+            outcome.written -= 1;
+            outcome.dead_letters += 1;
+            settlement.refused.push(DeadLetter { source: row.source, rejection });
+        }
+        settlement.written_by_day.sort_unstable();
+        settlement
+    }
+
+    /// A batch has few days, mostly one, and its rows come in runs of one day.
+    fn count_written(&mut self, day: i32) {
+        match self.written_by_day.iter_mut().rev().find(|(counted, _)| *counted == day) {
+            Some((_, written)) => *written += 1,
+            None => self.written_by_day.push((day, 1)),
+        }
+    }
+
+    /// All of the batch's dead letters: the decoder's and those that were rows.
+    pub fn letters<'a>(&'a self, batch: &'a WriteBatch) -> impl Iterator<Item = &'a DeadLetter> {
+        batch.dead_letters.iter().chain(&self.refused)
+    }
+
+    /// Counts every dead letter that is not among the `inserted` ones as redelivered.
+    pub fn discount_stored(&mut self, batch: &WriteBatch, mut inserted: HashSet<(Partition, Offset)>) {
+        let mut first_outcome_idx = Vec::with_capacity(batch.polled.len());
+        let mut outcome_count = 0;
+        for polled in &batch.polled {
+            first_outcome_idx.push(outcome_count);
+            outcome_count += polled.spans.len();
+        }
+        for letter in batch.dead_letters.iter().chain(&self.refused) {
+            let (polled, message) = batch.message(letter.source);
+            let span_idx = message.span_idx as usize;
+            // Removed, since a message may be in the batch twice: stored once, it counts once.
+            if !inserted.remove(&(polled.spans[span_idx].partition, message.offset)) {
+                let outcome_idx = first_outcome_idx[letter.source.batch_idx as usize] + span_idx;
+                let outcome = &mut self.outcomes[outcome_idx];
+                outcome.dead_letters -= 1;
+                outcome.database_duplicates += 1;
+            }
+        }
+    }
+
+    /// What the writer is told once it is durable.
+    pub fn into_written(self) -> Written {
+        Written { outcomes: self.outcomes, refused: self.refused }
+    }
+}
