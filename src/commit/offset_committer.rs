@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
-use crate::offsets::{Offset, Partition};
+use crate::offsets::{LEDGER_MARK, Offset, Partition};
 
 /// Commits offsets for the consumer group.
 pub trait OffsetCommitter {
@@ -39,6 +39,9 @@ impl<C: ConsumerContext> OffsetCommitter for KafkaOffsets<C> {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for &(partition, offset) in offsets {
             list.add_partition_offset(&self.topic, partition, KafkaOffset::Offset(offset))?;
+            if let Some(mut element) = list.find_partition(&self.topic, partition) {
+                element.set_metadata(LEDGER_MARK);
+            }
         }
         self.consumer.commit(&list, mode)
     }

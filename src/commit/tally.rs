@@ -17,7 +17,7 @@ pub struct Tally {
     pub written: u64,
     /// Dropped by the dedup window.
     pub duplicates: u64,
-    /// Dropped by the database's unique key.
+    /// In the database already.
     pub database_duplicates: u64,
     /// Stored as dead letters.
     pub dead_letters: u64,

@@ -22,6 +22,7 @@ use super::statistics::PartitionStatistics;
 use crate::messages::{BrokerOffsets, PolledBatch, Progress};
 use crate::offsets::{Generation, Offset, Partition};
 use crate::shutdown::Shutdown;
+use crate::stage::BoxedError;
 
 /// How long `poll` may sleep when there is nothing to do: how soon shutdown is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -52,6 +53,14 @@ pub enum PollError {
         partitions: Vec<Partition>,
         /// What the broker said.
         source: KafkaError,
+    },
+    /// The database did not say how far the partitions are durable.
+    #[error("asking the ledger for the start positions of partitions {partitions:?}")]
+    AskLedger {
+        /// The partitions.
+        partitions: Vec<Partition>,
+        /// What went wrong.
+        source: BoxedError,
     },
     /// Events are gone that were never read.
     #[error("events were lost before they were read")]

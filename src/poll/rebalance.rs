@@ -5,6 +5,7 @@
 //! is told and waited for, with a deadline: in-flight spans become durable and are committed before
 //! the partitions are given back. Kept partitions go on undisturbed (cooperative-sticky).
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,15 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::history;
 use super::poller::PollError;
-use super::start_position::{PartitionState, StartPolicy, StartPosition};
+use super::start_position::{Beginning, PartitionState, Recorded, StartLedger, StartPolicy, StartPosition};
 use super::statistics::{self, PartitionStatistics};
 use crate::clock;
+use crate::error_chain::error_chain;
 use crate::messages::Revocation;
-use crate::offsets::{Offset, Partition};
+use crate::offsets::{LEDGER_MARK, Offset, Partition};
+use crate::shutdown::Shutdown;
+use crate::stage::BoxedError;
 
-/// How long start positions may be asked for: well below the poll interval that the group allows.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before a failed request is repeated.
@@ -45,37 +47,40 @@ pub enum Notice {
     Failed(PollError),
 }
 
+/// What the callbacks need.
+#[derive(Debug)]
+pub struct GroupOptions {
+    /// The topic that is consumed.
+    pub topic: String,
+    /// How start positions are chosen.
+    pub start_policy: StartPolicy,
+    /// The database's word on how far partitions are durable.
+    pub ledger: Box<dyn StartLedger>,
+    /// How long start positions may be asked for in all, through outages of either server: well
+    /// below the poll interval that the group allows.
+    pub resolve_timeout: Duration,
+    /// Partitions are read from this long before their start.
+    pub dedup_window: Duration,
+    /// How long a revocation waits at most.
+    pub drain_timeout: Duration,
+    /// Leads to the committer.
+    pub revocations: Sender<Revocation>,
+    /// Ends waiting early.
+    pub shutdown: Shutdown,
+}
+
 /// The consumer's context.
 #[derive(Debug)]
 pub struct GroupContext {
-    topic: String,
-    start_policy: StartPolicy,
-    dedup_window: Duration,
-    drain_timeout: Duration,
-    revocations: Sender<Revocation>,
+    options: GroupOptions,
     notices: Mutex<Vec<Notice>>,
     callbacks_served: AtomicU64,
 }
 
 impl GroupContext {
-    /// Callbacks for a consumer of `topic`. Partitions are read from `dedup_window` before their
-    /// start; a revocation waits `drain_timeout` at most.
-    pub fn new(
-        topic: &str,
-        start_policy: StartPolicy,
-        dedup_window: Duration,
-        drain_timeout: Duration,
-        revocations: Sender<Revocation>,
-    ) -> Self {
-        Self {
-            topic: topic.to_owned(),
-            start_policy,
-            dedup_window,
-            drain_timeout,
-            revocations,
-            notices: Mutex::default(),
-            callbacks_served: AtomicU64::new(0),
-        }
+    /// Callbacks for a consumer.
+    pub fn new(options: GroupOptions) -> Self {
+        Self { options, notices: Mutex::default(), callbacks_served: AtomicU64::new(0) }
     }
 
     /// What happened since the last call, in order. At most a second's statistics and the events
@@ -99,12 +104,12 @@ impl GroupContext {
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &[Partition]) -> Result<(), PollError> {
-        let deadline = Instant::now() + RESOLVE_TIMEOUT;
+        let deadline = Instant::now() + self.options.resolve_timeout;
         let positions = self.resolve(consumer, partitions, deadline)?;
         let first_offsets = self.first_offsets_to_read(consumer, &positions, deadline)?;
         let mut list = TopicPartitionList::with_capacity(positions.len());
         let listed = positions.iter().zip(&first_offsets).try_for_each(|(position, first)| {
-            list.add_partition_offset(&self.topic, position.partition, KafkaOffset::Offset(*first))
+            list.add_partition_offset(&self.options.topic, position.partition, KafkaOffset::Offset(*first))
         });
         listed
             .and_then(|()| consumer.incremental_assign(&list))
@@ -129,21 +134,28 @@ impl GroupContext {
         deadline: Instant,
     ) -> Result<Vec<Offset>, PollError> {
         let ask = |asked: &[(Partition, i64)]| {
-            patiently(deadline, || {
+            self.patiently(deadline, || {
                 let mut times = TopicPartitionList::with_capacity(asked.len());
                 for (partition, time_ms) in asked {
-                    times.add_partition_offset(&self.topic, *partition, KafkaOffset::Offset(*time_ms))?;
+                    times.add_partition_offset(
+                        &self.options.topic,
+                        *partition,
+                        KafkaOffset::Offset(*time_ms),
+                    )?;
                 }
                 let found = consumer.offsets_for_times(times, REQUEST_TIMEOUT)?;
-                asked.iter().map(|(partition, _)| offset_of(&found, &self.topic, *partition)).collect()
+                asked
+                    .iter()
+                    .map(|(partition, _)| offset_of(&found, &self.options.topic, *partition))
+                    .collect()
             })
         };
-        history::first_offsets_to_read(positions, self.dedup_window, clock::now_ms(), ask).map_err(|source| {
-            PollError::Resolve {
+        history::first_offsets_to_read(positions, self.options.dedup_window, clock::now_ms(), ask).map_err(
+            |source| PollError::Resolve {
                 partitions: positions.iter().map(|position| position.partition).collect(),
                 source,
-            }
-        })
+            },
+        )
     }
 
     /// Asks Kafka where the partitions stand and applies the policy.
@@ -158,35 +170,96 @@ impl GroupContext {
         }
         let failed = |source| PollError::Resolve { partitions: partitions.to_vec(), source };
         // The group's offsets in all partitions: `latest` depends on whether it has any.
-        let committed = patiently(deadline, || {
-            let metadata = consumer.fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT)?;
-            let all = metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|p| p.id());
-            let mut list = TopicPartitionList::new();
-            all.chain(partitions.iter().copied()).for_each(|partition| {
-                if list.find_partition(&self.topic, partition).is_none() {
-                    list.add_partition(&self.topic, partition);
-                }
-            });
-            let committed = consumer.committed_offsets(list, REQUEST_TIMEOUT)?;
-            // A partition whose offset could not be read is not one without an offset.
-            committed.elements().iter().try_for_each(|element| element.error())?;
-            Ok(committed)
-        })
-        .map_err(failed)?;
+        let committed = self
+            .patiently(deadline, || {
+                let metadata = consumer.fetch_metadata(Some(&self.options.topic), REQUEST_TIMEOUT)?;
+                let all = metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|p| p.id());
+                let mut list = TopicPartitionList::new();
+                all.chain(partitions.iter().copied()).for_each(|partition| {
+                    if list.find_partition(&self.options.topic, partition).is_none() {
+                        list.add_partition(&self.options.topic, partition);
+                    }
+                });
+                let committed = consumer.committed_offsets(list, REQUEST_TIMEOUT)?;
+                // A partition whose offset could not be read is not one without an offset.
+                committed.elements().iter().try_for_each(|element| element.error())?;
+                Ok(committed)
+            })
+            .map_err(failed)?;
         let group_has_offsets =
             committed.elements().iter().any(|element| matches!(element.offset(), KafkaOffset::Offset(_)));
-        partitions
-            .iter()
-            .map(|&partition| {
-                let (low, high): (Offset, Offset) = patiently(deadline, || {
-                    consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
+        let recorded = self.ask_ledger(partitions, deadline, |ledger| ledger.recorded(partitions))?;
+        let resolved = partitions.iter().map(|&partition| {
+            let (low, high): (Offset, Offset) = self
+                .patiently(deadline, || {
+                    consumer.fetch_watermarks(&self.options.topic, partition, REQUEST_TIMEOUT)
                 })
                 .map_err(failed)?;
-                let committed = offset_of(&committed, &self.topic, partition).map_err(failed)?;
-                let state = PartitionState { partition, committed, low, high };
-                Ok(self.start_policy.resolve(state, group_has_offsets)?)
-            })
-            .collect()
+            let is_marked = committed
+                .find_partition(&self.options.topic, partition)
+                .is_some_and(|element| element.metadata() == LEDGER_MARK);
+            let committed = offset_of(&committed, &self.options.topic, partition).map_err(failed)?;
+            let recorded = recorded.iter().find(|recorded| recorded.partition == partition).copied();
+            let state = PartitionState { partition, recorded, committed, is_marked, low, high };
+            Ok(self.options.start_policy.resolve(state, group_has_offsets)?)
+        });
+        let (mut positions, beginnings): (Vec<_>, Vec<_>) =
+            resolved.collect::<Result<Vec<_>, PollError>>()?.into_iter().unzip();
+        self.record(&beginnings.into_iter().flatten().collect::<Vec<_>>(), &mut positions, deadline)?;
+        Ok(positions)
+    }
+
+    /// Records new beginnings. Where another instance has recorded one first, its word holds.
+    fn record(
+        &self,
+        beginnings: &[Beginning],
+        positions: &mut [StartPosition],
+        deadline: Instant,
+    ) -> Result<(), PollError> {
+        if beginnings.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<_> = beginnings.iter().map(|beginning| beginning.partition).collect();
+        for recorded in self.ask_ledger(&partitions, deadline, |ledger| ledger.begin(beginnings))? {
+            for position in positions.iter_mut().filter(|p| p.partition == recorded.partition) {
+                position.start = recorded.end;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_ledger(
+        &self,
+        partitions: &[Partition],
+        deadline: Instant,
+        mut question: impl FnMut(&dyn StartLedger) -> Result<Vec<Recorded>, BoxedError>,
+    ) -> Result<Vec<Recorded>, PollError> {
+        self.patiently(deadline, || question(self.options.ledger.as_ref()).map_err(LedgerSilent))
+            .map_err(|LedgerSilent(source)| PollError::AskLedger { partitions: partitions.to_vec(), source })
+    }
+
+    /// Repeats a request until it succeeds, the deadline is near, or we are asked to stop.
+    fn patiently<T, E: Display>(
+        &self,
+        deadline: Instant,
+        mut request: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut failure_count = 0_u32;
+        loop {
+            match request() {
+                Err(error)
+                    if Instant::now() + REQUEST_PAUSE < deadline && !self.options.shutdown.is_requested() =>
+                {
+                    // Once in a while, or nobody would know what is being waited for.
+                    let level =
+                        if failure_count.is_multiple_of(25) { log::Level::Warn } else { log::Level::Debug };
+                    log::log!(level, "asking for start positions: {error}; trying again");
+                    failure_count += 1;
+                    std::thread::sleep(REQUEST_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[Partition]) {
@@ -202,16 +275,25 @@ impl GroupContext {
     /// Waits until the committer has committed what was in flight, or until the deadline.
     fn drain(&self, partitions: &[Partition]) {
         let (done, is_done) = bounded(0);
-        let deadline = Instant::now() + self.drain_timeout;
+        let deadline = Instant::now() + self.options.drain_timeout;
         let revocation = Revocation { partitions: partitions.to_vec(), deadline, done };
         // A committer that is gone has committed what it could.
-        if self.revocations.send(revocation).is_ok() {
+        if self.options.revocations.send(revocation).is_ok() {
             // The committer hangs up when it is done. The margin is for its commit.
             let margin = REQUEST_TIMEOUT;
             if is_done.recv_deadline(deadline + margin).is_err_and(|error| error.is_timeout()) {
                 log::warn!("committing {partitions:?} before giving them back took too long");
             }
         }
+    }
+}
+
+/// An error of the ledger, told with its causes.
+struct LedgerSilent(BoxedError);
+
+impl Display for LedgerSilent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&error_chain(self.0.as_ref()))
     }
 }
 
@@ -223,19 +305,6 @@ fn offset_of(answer: &TopicPartitionList, topic: &str, partition: Partition) -> 
         KafkaOffset::Offset(offset) => Some(offset),
         _ => None,
     })
-}
-
-/// Repeats a request until it succeeds or the deadline is near.
-fn patiently<T>(deadline: Instant, mut request: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
-    loop {
-        match request() {
-            Err(error) if Instant::now() + REQUEST_PAUSE < deadline => {
-                log::debug!("asking for start positions: {error}; trying again");
-                std::thread::sleep(REQUEST_PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 /// `3 partitions: 0 at 17, 4 at 0, 5 at 993`.
@@ -269,7 +338,7 @@ impl ClientContext for GroupContext {
 
     fn stats_raw(&self, json: &[u8]) {
         self.count_callback();
-        match statistics::read(json, &self.topic) {
+        match statistics::read(json, &self.options.topic) {
             Ok(partitions) => self.notify(Notice::Statistics(partitions)),
             Err(error) => log::warn!("reading librdkafka's statistics: {error}"),
         }
@@ -282,6 +351,10 @@ impl ConsumerContext for GroupContext {
         let partitions: Vec<_> = list.elements().iter().map(|element| element.partition()).collect();
         if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             if let Err(error) = self.assign(consumer, &partitions) {
+                if self.options.shutdown.is_requested() {
+                    log::info!("stopped before start positions were known: {error}");
+                    return; // Nothing was begun, so nothing has failed.
+                }
                 self.notify(Notice::Failed(error));
             }
             return;

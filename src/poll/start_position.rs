@@ -1,9 +1,13 @@
-//! Where reading a partition starts. Pure.
+//! Where reading a partition starts. Pure; the database is asked through [`StartLedger`].
 //!
-//! We resolve positions ourselves and assign them explicitly, since librdkafka's own
-//! `auto.offset.reset` would skip over deleted events without a word.
+//! The ledger decides: what is durable is in the database's own books, and Kafka's committed offset
+//! is only what the group has said about it. A committed offset beyond the books means that the
+//! database has lost commits, and everything since is read again. We resolve positions ourselves and
+//! assign them explicitly, since librdkafka's own `auto.offset.reset` would skip over deleted events
+//! without a word.
 
 use crate::offsets::{Offset, Partition};
+use crate::stage::BoxedError;
 
 /// What to do for a partition without a committed offset (`KAFKA_AUTO_OFFSET_RESET`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +19,79 @@ pub enum OffsetReset {
     Latest,
 }
 
-/// What Kafka knows about a partition at assignment.
+/// How far a partition is durable, as the database has recorded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The partition.
+    pub partition: Partition,
+    /// Which deliberate beginning this counts from.
+    pub epoch: i32,
+    /// Where the gapless prefix of its spans ends: the next offset to read.
+    pub end: Offset,
+}
+
+/// Why reading begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeginReason {
+    /// The group has never read the partition.
+    FirstStart,
+    /// The group had a committed offset from before there was a ledger.
+    AdoptedCommittedOffset,
+    /// Somebody wants it read again.
+    Rewind,
+    /// Events were deleted before they were read, and that was accepted.
+    LossAccepted,
+    /// The log ends before the next offset to read, and that was accepted.
+    TopicRecreated,
+}
+
+impl BeginReason {
+    /// As it is recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstStart => "first start",
+            Self::AdoptedCommittedOffset => "adopted committed offset",
+            Self::Rewind => "rewind",
+            Self::LossAccepted => "loss accepted",
+            Self::TopicRecreated => "topic recreated",
+        }
+    }
+}
+
+/// A deliberate beginning of reading a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The partition.
+    pub partition: Partition,
+    /// One more than the last one's; 1 for the first.
+    pub epoch: i32,
+    /// The first offset to read.
+    pub start: Offset,
+    /// Why.
+    pub reason: BeginReason,
+    /// Offsets below `start` that were never read and are gone.
+    pub lost_offsets: i64,
+}
+
+/// Where progress is recorded. Both calls are repeated when they fail, and must bear it.
+pub trait StartLedger: std::fmt::Debug + Send + Sync {
+    /// How far partitions are durable; those that were never begun are left out.
+    fn recorded(&self, partitions: &[Partition]) -> Result<Vec<Recorded>, BoxedError>;
+    /// Records beginnings, and gives what holds then: another instance may have been first.
+    fn begin(&self, beginnings: &[Beginning]) -> Result<Vec<Recorded>, BoxedError>;
+}
+
+/// What is known about a partition at assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionState {
     /// The partition.
     pub partition: Partition,
+    /// What the database has recorded.
+    pub recorded: Option<Recorded>,
     /// The group's committed offset.
     pub committed: Option<Offset>,
+    /// Whether that offset was committed behind a ledger ([`crate::offsets::LEDGER_MARK`]).
+    pub is_marked: bool,
     /// The first offset that retention has left.
     pub low: Offset,
     /// One past the last readable offset.
@@ -59,7 +129,7 @@ pub enum EventsLost {
     Deleted {
         /// The partition.
         partition: Partition,
-        /// The group's committed offset.
+        /// The next offset to read.
         committed: Offset,
         /// The first offset left.
         low: Offset,
@@ -68,13 +138,13 @@ pub enum EventsLost {
     },
     /// The topic was deleted and made again, or a broker lost its log.
     #[error(
-        "partition {partition}: the committed offset {committed} lies beyond the end of the log, {high}: the topic \
+        "partition {partition}: the next offset to read, {committed}, lies beyond the end of the log, {high}: the topic \
          was recreated or has lost messages; read it from its beginning by --accept-loss"
     )]
     Truncated {
         /// The partition.
         partition: Partition,
-        /// The group's committed offset.
+        /// The next offset to read.
         committed: Offset,
         /// The end of the log.
         high: Offset,
@@ -82,34 +152,71 @@ pub enum EventsLost {
 }
 
 impl StartPolicy {
-    /// Chooses a partition's start. `group_has_offsets`: whether the group has a committed offset
-    /// in any partition of the topic.
+    /// Chooses a partition's start, and the beginning to record if it is a new one.
+    /// `group_has_offsets`: whether the group has a committed offset in any partition of the topic.
     pub fn resolve(
         self,
         state: PartitionState,
         group_has_offsets: bool,
-    ) -> Result<StartPosition, EventsLost> {
-        let PartitionState { partition, committed, low, high } = state;
-        let lost = match committed {
-            Some(committed) if committed < low => {
-                Some(EventsLost::Deleted { partition, committed, low, missed: low - committed })
+    ) -> Result<(StartPosition, Option<Beginning>), EventsLost> {
+        let PartitionState { partition, recorded, committed, is_marked, low, high } = state;
+        let next = recorded.map(|recorded| recorded.end).or(committed);
+        let (start, reason, lost_offsets) = match next {
+            Some(next) if next < low => {
+                let missed = low - next;
+                self.accept(EventsLost::Deleted { partition, committed: next, low, missed })?;
+                (low, Some(BeginReason::LossAccepted), missed)
             }
-            Some(committed) if committed > high => Some(EventsLost::Truncated { partition, committed, high }),
-            _ => None,
-        };
-        let start = match (lost, committed) {
-            (Some(lost), _) if self.accept_loss => {
-                log::error!("{lost}: accepted");
-                low
+            Some(next) if next > high => {
+                self.accept(EventsLost::Truncated { partition, committed: next, high })?;
+                (low, Some(BeginReason::TopicRecreated), 0)
             }
-            (Some(lost), _) => return Err(lost),
-            (None, Some(committed)) => committed,
-            (None, None) => match self.offset_reset {
-                OffsetReset::Latest if !group_has_offsets => high,
-                OffsetReset::Latest | OffsetReset::Earliest => low,
-            },
+            Some(next) if recorded.is_some() => {
+                warn_of_lost_commits(partition, next, committed);
+                (next, None, 0)
+            }
+            Some(next) if is_marked => {
+                log::error!(
+                    "partition {partition}: the group has committed offset {next} behind a ledger, and this database's \
+                     ledger knows nothing of it (another database, or a backup from before the first start); reading \
+                     all {} offsets that Kafka has below it again",
+                    next - low
+                );
+                (low, Some(BeginReason::FirstStart), 0)
+            }
+            Some(next) => (next, Some(BeginReason::AdoptedCommittedOffset), 0),
+            None => {
+                let start = match self.offset_reset {
+                    OffsetReset::Latest if !group_has_offsets => high,
+                    OffsetReset::Latest | OffsetReset::Earliest => low,
+                };
+                (start, Some(BeginReason::FirstStart), 0)
+            }
         };
-        Ok(StartPosition { partition, start, high })
+        let epoch = recorded.map_or(1, |recorded| recorded.epoch + 1);
+        let beginning = reason.map(|reason| Beginning { partition, epoch, start, reason, lost_offsets });
+        Ok((StartPosition { partition, start, high }, beginning))
+    }
+
+    fn accept(self, lost: EventsLost) -> Result<(), EventsLost> {
+        if !self.accept_loss {
+            return Err(lost);
+        }
+        log::error!("{lost}: accepted");
+        Ok(())
+    }
+}
+
+/// Offsets are committed only behind the database's COMMIT, so a commit beyond the books means that
+/// the database has forgotten some.
+fn warn_of_lost_commits(partition: Partition, recorded_end: Offset, committed: Option<Offset>) {
+    if let Some(committed) = committed.filter(|committed| *committed > recorded_end) {
+        log::error!(
+            "partition {partition}: the database has lost commits: the group has committed offset {committed}, but \
+             the ledger ends at {recorded_end} (a restored backup, or a standby that was behind); reading these {} \
+             offsets again",
+            committed - recorded_end
+        );
     }
 }
 
@@ -118,8 +225,9 @@ mod tests {
     use super::*;
 
     fn start(offset_reset: OffsetReset, committed: Option<Offset>, group_has_offsets: bool) -> Offset {
-        let state = PartitionState { partition: 0, committed, low: 10, high: 90 };
-        StartPolicy { offset_reset, accept_loss: false }.resolve(state, group_has_offsets).unwrap().start
+        let state =
+            PartitionState { partition: 0, recorded: None, committed, is_marked: false, low: 10, high: 90 };
+        StartPolicy { offset_reset, accept_loss: false }.resolve(state, group_has_offsets).unwrap().0.start
     }
 
     #[test]
@@ -139,12 +247,63 @@ mod tests {
     #[test]
     fn deleted_events_stop_us_unless_the_loss_is_accepted() {
         let policy = StartPolicy { offset_reset: OffsetReset::Earliest, accept_loss: false };
-        let deleted = PartitionState { partition: 3, committed: Some(4), low: 10, high: 90 };
+        let deleted = PartitionState {
+            partition: 3,
+            recorded: None,
+            committed: Some(4),
+            is_marked: false,
+            low: 10,
+            high: 90,
+        };
         assert!(matches!(policy.resolve(deleted, true), Err(EventsLost::Deleted { missed: 6, .. })));
         let recreated = PartitionState { committed: Some(91), ..deleted };
         assert!(matches!(policy.resolve(recreated, true), Err(EventsLost::Truncated { .. })));
         let accepting = StartPolicy { accept_loss: true, ..policy };
-        assert_eq!(accepting.resolve(deleted, true).unwrap().start, 10);
-        assert_eq!(accepting.resolve(recreated, true).unwrap().start, 10);
+        assert_eq!(accepting.resolve(deleted, true).unwrap().0.start, 10);
+        assert_eq!(accepting.resolve(recreated, true).unwrap().0.start, 10);
+    }
+
+    #[test]
+    fn the_ledger_decides_whatever_kafka_says() {
+        let policy = StartPolicy { offset_reset: OffsetReset::Latest, accept_loss: false };
+        let recorded = Some(Recorded { partition: 0, epoch: 4, end: 50 });
+        for committed in [None, Some(20), Some(50), Some(80)] {
+            let state =
+                PartitionState { partition: 0, recorded, committed, is_marked: false, low: 10, high: 90 };
+            let (position, beginning) = policy.resolve(state, true).unwrap();
+            assert_eq!((position.start, beginning), (50, None), "{committed:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_that_was_committed_behind_a_ledger_counts_for_nothing_without_it() {
+        let policy = StartPolicy { offset_reset: OffsetReset::Latest, accept_loss: false };
+        let state = PartitionState {
+            partition: 0,
+            recorded: None,
+            committed: Some(50),
+            is_marked: true,
+            low: 10,
+            high: 90,
+        };
+        assert_eq!(policy.resolve(state, true).unwrap().0.start, 10);
+    }
+
+    #[test]
+    fn every_beginning_says_why() {
+        let policy = StartPolicy { offset_reset: OffsetReset::Earliest, accept_loss: true };
+        let recorded = |end| Some(Recorded { partition: 0, epoch: 4, end });
+        for (recorded, committed, expected) in [
+            (None, None, (1, 10, BeginReason::FirstStart, 0)),
+            (None, Some(30), (1, 30, BeginReason::AdoptedCommittedOffset, 0)),
+            (recorded(4), Some(30), (5, 10, BeginReason::LossAccepted, 6)),
+            (recorded(91), Some(30), (5, 10, BeginReason::TopicRecreated, 0)),
+        ] {
+            let state =
+                PartitionState { partition: 0, recorded, committed, is_marked: false, low: 10, high: 90 };
+            let Beginning { epoch, start, reason, lost_offsets, .. } =
+                policy.resolve(state, true).unwrap().1.unwrap();
+            assert_eq!((epoch, start, reason, lost_offsets), expected);
+        }
     }
 }

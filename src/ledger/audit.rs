@@ -1,0 +1,205 @@
+//! The audit: does everything in the database add up? One REPEATABLE READ snapshot, read by one
+//! query a check; each query (`audit/*.sql`) gives its findings, and none where all is well.
+//!
+//! Runs on the caller's thread and connection, beside working processors; writes nothing. It reads
+//! every row of `usage_events` several times.
+
+use std::time::Duration;
+
+use postgres::types::ToSql;
+use postgres::{Client, IsolationLevel, Transaction};
+use serde::Serialize;
+
+/// Findings told of each check; the others are counted.
+const FINDINGS_MAX: i64 = 20;
+
+/// No check takes longer, however many rows there are.
+const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL timezone = 'UTC';";
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// No snapshot.
+    #[error("beginning the audit's snapshot")]
+    Begin(#[source] postgres::Error),
+    /// A query failed.
+    #[error("checking that {promise}")]
+    Check {
+        /// What was to be checked.
+        promise: &'static str,
+        /// What the server said.
+        source: postgres::Error,
+    },
+    /// The jobs' statistics could not be read.
+    #[error("reading when the aggregates were refreshed")]
+    Refreshes(#[source] postgres::Error),
+}
+
+/// All that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whether no check found an inconsistency.
+    pub is_consistent: bool,
+    /// Every check, in order.
+    pub checks: Vec<Outcome>,
+    /// The aggregates' last refreshes; empty without TimescaleDB, whose views need none.
+    pub refreshes: Vec<Refresh>,
+}
+
+/// What one check found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Its name, for scripts.
+    pub check: &'static str,
+    /// What should hold.
+    pub promise: &'static str,
+    /// Findings that nothing will mend by itself.
+    pub inconsistent_count: i64,
+    /// Findings that work in progress explains.
+    pub in_progress_count: i64,
+    /// The first of them, inconsistencies first.
+    pub findings: Vec<Finding>,
+}
+
+/// One finding.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// Or in progress.
+    pub is_inconsistent: bool,
+    /// What was found where.
+    pub text: String,
+}
+
+/// When an aggregate was refreshed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refresh {
+    /// The aggregate.
+    pub aggregate: String,
+    /// When its job last ended well, if ever.
+    pub last_refresh: Option<String>,
+}
+
+/// A query and what it shows.
+struct Check {
+    name: &'static str,
+    promise: &'static str,
+    sql: String,
+    takes_clock_skew: bool,
+}
+
+impl Check {
+    fn new(name: &'static str, promise: &'static str, sql: &str) -> Self {
+        Self { name, promise, sql: sql.to_owned(), takes_clock_skew: false }
+    }
+
+    /// `refreshed_within`: two turns of the aggregate's own refresh and of those that it is made of.
+    fn aggregate(promise: &'static str, aggregate: &'static str, unit: &str, refreshed_within: &str) -> Self {
+        let sql = include_str!("audit/aggregate.sql")
+            .replace("{aggregate}", aggregate)
+            .replace("{unit}", unit)
+            .replace("{refreshed_within}", refreshed_within);
+        Self { name: aggregate, promise, sql, takes_clock_skew: false }
+    }
+
+    fn run(&self, transaction: &mut Transaction<'_>, clock_skew: f64) -> Result<Outcome, postgres::Error> {
+        let sql = format!(
+            "WITH found (is_inconsistent, finding) AS ({})
+             SELECT is_inconsistent, finding, count(*) FILTER (WHERE is_inconsistent) OVER (),
+                    count(*) FILTER (WHERE NOT is_inconsistent) OVER ()
+               FROM found ORDER BY is_inconsistent DESC, finding LIMIT {FINDINGS_MAX}",
+            self.sql
+        );
+        let parameters: &[&(dyn ToSql + Sync)] = if self.takes_clock_skew { &[&clock_skew] } else { &[] };
+        let rows = transaction.query(&sql, parameters)?;
+        let count = |column| rows.first().map_or(Ok(0), |row| row.try_get(column));
+        let findings = rows
+            .iter()
+            .map(|row| Ok(Finding { is_inconsistent: row.try_get(0)?, text: row.try_get(1)? }))
+            .collect::<Result<_, postgres::Error>>()?;
+        Ok(Outcome {
+            check: self.name,
+            promise: self.promise,
+            inconsistent_count: count(2)?,
+            in_progress_count: count(3)?,
+            findings,
+        })
+    }
+}
+
+fn checks() -> [Check; 10] {
+    [
+        Check::new(
+            "spans_tile",
+            "spans tile every partition from its start without a hole",
+            include_str!("audit/spans_tile.sql"),
+        ),
+        Check::new(
+            "spans_balance",
+            "every message of every span is accounted for, once",
+            include_str!("audit/spans_balance.sql"),
+        ),
+        Check::new(
+            "days_sum",
+            "rows written are the same by span and by day",
+            include_str!("audit/days_sum.sql"),
+        ),
+        Check::new(
+            "rows_by_day",
+            "rows of each day are those written and not dropped by retention",
+            include_str!("audit/rows_by_day.sql"),
+        ),
+        Check::new(
+            "dead_letters",
+            "dead letters are kept, or purged and counted",
+            include_str!("audit/dead_letters.sql"),
+        ),
+        Check::new(
+            "billed_twice",
+            "no request of an organization is there twice",
+            include_str!("audit/billed_twice.sql"),
+        ),
+        Check {
+            takes_clock_skew: true,
+            ..Check::new("future", "no event lies in the future", include_str!("audit/future.sql"))
+        },
+        Check::aggregate("hours agree with the rows", "usage_hourly", "hour", "1 hour"),
+        Check::aggregate("days agree with the rows", "usage_daily", "day", "3 hours"),
+        Check::aggregate("months agree with the rows", "usage_monthly", "month", "15 hours"),
+    ]
+}
+
+/// Runs every check. Events may lie `clock_skew_max` in the future.
+///
+/// # Errors
+/// When a query fails; what was found until then is not told.
+pub fn audit(client: &mut Client, clock_skew_max: Duration) -> Result<Report, AuditError> {
+    let mut transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .map_err(AuditError::Begin)?;
+    transaction.batch_execute(SETTINGS).map_err(AuditError::Begin)?;
+    let mut outcomes = Vec::new();
+    for check in checks() {
+        let outcome = check
+            .run(&mut transaction, clock_skew_max.as_secs_f64())
+            .map_err(|source| AuditError::Check { promise: check.promise, source })?;
+        outcomes.push(outcome);
+    }
+    let refreshes = refreshes(&mut transaction).map_err(AuditError::Refreshes)?;
+    Ok(Report {
+        is_consistent: outcomes.iter().all(|outcome| outcome.inconsistent_count == 0),
+        checks: outcomes,
+        refreshes,
+    })
+}
+
+fn refreshes(transaction: &mut Transaction<'_>) -> Result<Vec<Refresh>, postgres::Error> {
+    let has_aggregates = "SELECT to_regclass('timescaledb_information.continuous_aggregates') IS NOT NULL";
+    if !transaction.query_one(has_aggregates, &[])?.try_get::<_, bool>(0)? {
+        return Ok(Vec::new());
+    }
+    let rows = transaction.query(include_str!("audit/refreshes.sql"), &[])?;
+    rows.iter().map(|row| Ok(Refresh { aggregate: row.try_get(0)?, last_refresh: row.try_get(1)? })).collect()
+}
