@@ -25,13 +25,16 @@ pub mod decode;
 pub mod copy_tuple;
 pub mod write;
 pub mod commit;
+pub mod ledger;
 
 pub mod shutdown;
 pub mod stage;
 pub mod latency;
+pub mod rejection_ratio;
 pub mod clock;
 pub mod error_chain;
 pub mod pipeline;
+pub mod dead_letters;
 
 pub mod cli;
 pub mod config;

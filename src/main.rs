@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use usage_processor::cli::{Cli, Command};
-use usage_processor::commands::{check_config, connect, demo, exit_code_of, generate, migrate, run};
-use usage_processor::config::{ConfigError, database_config};
+use usage_processor::commands::{
+    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, migrate, rewind, run,
+};
+use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
 use usage_processor::stage::BoxedError;
 
@@ -28,9 +30,12 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::CheckConfig(args) => Ok(check_config::run(args)?),
         Command::Migrate { database, migrate: args } => {
             let config =
-                database_config(database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
+                maintenance_config(database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
             Ok(migrate::run(args, &mut connect::connect(&config)?)?)
         }
+        Command::DeadLetters(args) => Ok(dead_letters::run(args)?),
+        Command::Audit(args) => Ok(audit::run(args)?),
+        Command::Rewind(args) => Ok(rewind::run(args)?),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Demo(args) => Ok(demo::run(args)?),
     }

@@ -16,18 +16,22 @@ use crate::commit::committer::Committer;
 use crate::commit::offset_committer::KafkaOffsets;
 use crate::commit::tally::{Tally, TallyBoard};
 use crate::config::Config;
+use crate::decode::circuit_breaker::CircuitBreaker;
 use crate::decode::decoder::Decoder;
 use crate::decode::dedup::DedupBudget;
 use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
 use crate::latency::{Latency, Percentiles};
+use crate::ledger::Ledger;
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
-use crate::poll::consumer_config::consumer_config;
+use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
-use crate::poll::rebalance::GroupContext;
+use crate::poll::rebalance::{GroupContext, GroupOptions};
 use crate::shutdown::Shutdown;
 use crate::stage::{StageError, Stages};
-use crate::write::database::Database;
+use crate::write::database::{Database, DatabaseOptions};
+use crate::write::dead_letter_topic::DeadLetterTopic;
+use crate::write::watchdog::Watchdog;
 use crate::write::writer::Writer;
 
 /// Polled batches waiting for a decoder: each has at most a mebibyte (and one message beyond it).
@@ -39,12 +43,19 @@ const PROGRESS_REPORTS_MAX: usize = 1_024;
 /// Revocations waiting for the committer: the poller waits for each, though not for ever.
 const REVOCATIONS_MAX: usize = 4;
 
+/// How long start positions are asked for at most, through an outage of either server. At most half
+/// of the time in which the group expects the next poll.
+const RESOLVE_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
 /// Why the pipeline could not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// The Kafka client was not to be had.
     #[error("creating the Kafka consumer")]
     Consumer(#[source] KafkaError),
+    /// The producer of dead letters was not to be had.
+    #[error("creating the Kafka producer of dead letters")]
+    DeadLetterTopic(#[source] KafkaError),
     /// No latency histogram.
     #[error("creating latency histograms")]
     Latency(#[from] hdrhistogram::CreationError),
@@ -83,7 +94,7 @@ pub fn run(
     mut on_report: impl FnMut(&Report),
 ) -> Result<Report, PipelineError> {
     let (revocation_sender, revocations) = bounded(REVOCATIONS_MAX);
-    let consumer = Arc::new(create_consumer(config, revocation_sender)?);
+    let consumer = Arc::new(create_consumer(config, revocation_sender, shutdown)?);
     let mut latency = Latency::new(config.writer_count)?;
     let board = TallyBoard::default();
     let budget = DedupBudget::new(config.dedup_entries_max);
@@ -125,20 +136,26 @@ pub fn run(
 fn create_consumer(
     config: &Config,
     revocations: Sender<Revocation>,
+    shutdown: &Shutdown,
 ) -> Result<BaseConsumer<GroupContext>, PipelineError> {
-    let context = GroupContext::new(
-        &config.kafka_topic,
-        config.start_policy,
-        config.dedup_window,
-        config.drain_timeout,
+    let poll_interval = effective_duration("max.poll.interval.ms", &config.kafka_options);
+    let context = GroupContext::new(GroupOptions {
+        topic: config.kafka_topic.clone(),
+        start_policy: config.start_policy,
+        ledger: Box::new(Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic)),
+        resolve_timeout: poll_interval
+            .map_or(RESOLVE_TIMEOUT_MAX, |interval| RESOLVE_TIMEOUT_MAX.min(interval / 2)),
+        dedup_window: config.dedup_window,
+        drain_timeout: config.drain_timeout,
         revocations,
-    );
+        shutdown: shutdown.clone(),
+    });
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
     BaseConsumer::from_config_and_context(&client, context).map_err(PipelineError::Consumer)
 }
 
-/// Starts the writers; gives the channel that leads to them. It has no room: a batch grows until
-/// a writer is free to take it.
+/// Starts the writers and their watchdog; gives the channel that leads to them. It has no room: a
+/// batch grows until a writer is free to take it.
 fn spawn_writers(
     stages: &mut Stages,
     config: &Config,
@@ -146,20 +163,31 @@ fn spawn_writers(
     latency: &Latency,
 ) -> Result<Sender<WriteBatch>, PipelineError> {
     let (sender, write_batches) = bounded(0);
+    let mut watchdog = Watchdog::new(config.server_timeouts.statement);
+    let options = DatabaseOptions {
+        config: config.database.clone(),
+        consumer_group: config.kafka_group_id.clone(),
+        topic: config.kafka_topic.clone(),
+        timeouts: config.server_timeouts,
+    };
     for writer_idx in 0..config.writer_count {
         let name = format!("writer-{writer_idx}");
+        let dead_letter_topic = config
+            .dead_letter_target
+            .as_ref()
+            .map(|target| DeadLetterTopic::new(target, &config.kafka_topic, &config.kafka_options))
+            .transpose()
+            .map_err(PipelineError::DeadLetterTopic)?;
         let writer = Writer {
             write_batches: write_batches.clone(),
             progress: progress.clone(),
-            sink: Database::new(
-                config.database.clone(),
-                &format!("usage-processor {name}"),
-                &config.kafka_topic,
-            ),
+            dead_letter_topic,
+            sink: Database::new(options.clone(), &name, watchdog.watch(&name)),
             latency: latency.recorder(writer_idx),
         };
         stages.spawn(name, move || writer.run())?;
     }
+    stages.spawn("watchdog", move || watchdog.run())?;
     Ok(sender)
 }
 
@@ -171,10 +199,12 @@ fn spawn_decoders(
     budget: &DedupBudget,
 ) -> Result<Vec<Sender<PolledBatch>>, PipelineError> {
     let hasher = IdentityHasher::with_random_key().map_err(PipelineError::Key)?;
+    let breaker = CircuitBreaker::new(config.dead_letter_ratio_max);
     let mut inboxes = Vec::with_capacity(config.decoder_count);
     for decoder_idx in 0..config.decoder_count {
         let (inbox, polled_batches) = bounded(POLLED_BATCHES_PER_DECODER);
-        let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone());
+        let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone())
+            .with_breaker(breaker.clone());
         let decoder =
             Decoder { polled_batches, write_batches: write_batches.clone(), sieve, limits: config.batch };
         stages.spawn(format!("decoder-{decoder_idx}"), move || decoder.run())?;

@@ -1,22 +1,29 @@
 //! The subcommands, one file each: thin, from command line to library calls.
 
+pub mod audit;
 pub mod check_config;
 pub mod connect;
+pub mod dead_letters;
 pub mod demo;
 pub mod generate;
 pub mod migrate;
 pub mod progress_bar;
+pub mod rewind;
 pub mod run;
 pub mod run_summary;
 
 use std::error::Error;
 
 use crate::cli::exit_code;
+use crate::commands::audit::AuditCommandError;
 use crate::commands::check_config::CheckConfigError;
 use crate::commands::connect::ConnectError;
+use crate::commands::dead_letters::DeadLettersError;
 use crate::commands::migrate::MigrateCommandError;
+use crate::commands::rewind::RewindError;
 use crate::commands::run::RunError;
 use crate::config::ConfigError;
+use crate::decode::circuit_breaker::DecodeError;
 use crate::pipeline::PipelineError;
 use crate::poll::poller::PollError;
 use crate::stage::StageError;
@@ -36,6 +43,30 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         Some(CheckConfigError::Servers(_)) => return exit_code::REFUSED,
         Some(CheckConfigError::Print(_)) | None => {}
     }
+    match error.downcast_ref::<DeadLettersError>() {
+        Some(DeadLettersError::Config(_) | DeadLettersError::Unconfirmed { .. }) => {
+            return exit_code::CONFIGURATION;
+        }
+        Some(DeadLettersError::Connect(_) | DeadLettersError::Migrate(_)) => return exit_code::REFUSED,
+        Some(_) | None => {}
+    }
+    match error.downcast_ref::<AuditCommandError>() {
+        Some(AuditCommandError::Inconsistent(_)) => return exit_code::INCONSISTENT,
+        Some(AuditCommandError::Config(_)) => return exit_code::CONFIGURATION,
+        Some(AuditCommandError::Connect(_) | AuditCommandError::Migrate(_)) => return exit_code::REFUSED,
+        Some(_) | None => {}
+    }
+    match error.downcast_ref::<RewindError>() {
+        Some(RewindError::Config(_)) => return exit_code::CONFIGURATION,
+        Some(
+            RewindError::Connect(_)
+            | RewindError::Migrate(_)
+            | RewindError::GroupActive { .. }
+            | RewindError::NothingToRewind { .. }
+            | RewindError::Deleted { .. },
+        ) => return exit_code::REFUSED,
+        Some(_) | None => {}
+    }
     if error.is::<ConfigError>() {
         exit_code::CONFIGURATION
     } else if error.is::<ConnectError>() || error.is::<MigrateCommandError>() {
@@ -48,6 +79,7 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
 fn exit_code_of_stage(error: &StageError) -> u8 {
     match error {
         StageError::DrainTimeout { .. } => exit_code::DRAIN_TIMEOUT,
+        StageError::Failed { source, .. } if source.is::<DecodeError>() => exit_code::MOSTLY_REJECTED,
         StageError::Failed { source, .. } => match source.downcast_ref() {
             Some(PollError::EventsLost(_)) => exit_code::EVENTS_LOST,
             Some(PollError::Refused { .. } | PollError::NoTopic { .. }) => exit_code::REFUSED,

@@ -60,13 +60,15 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
 /// Reaches the database and makes sure that its schema is ours; `false` if a signal came first.
 /// The connection ends here: from then on only writers have one.
 fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Result<bool, RunError> {
-    log::info!("connecting to {}", describe(&config.database));
-    let Some(mut client) = connect_patiently(&config.database, shutdown)? else { return Ok(false) };
     if migrate {
+        log::info!("migrating {}", describe(&config.maintenance));
+        let Some(mut client) = connect_patiently(&config.maintenance, shutdown)? else { return Ok(false) };
         for applied in migrations::up(&mut client, ProfileChoice::Auto)? {
             log::info!("applied migration {}", applied.label());
         }
     }
+    log::info!("connecting to {}", describe(&config.database));
+    let Some(mut client) = connect_patiently(&config.database, shutdown)? else { return Ok(false) };
     let server = migrations::ensure_current(&mut client)?;
     log::info!("Connected to {server}");
     Ok(true)

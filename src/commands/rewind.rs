@@ -1,0 +1,187 @@
+//! `usage-processor rewind`: reads partitions again on purpose. A new epoch in the ledger says from
+//! where, and the group's committed offsets follow. The group must be stopped: a member that is
+//! at work would enter spans of the old reading under the new epoch.
+//!
+//! Nothing is billed twice by it: the unique key keeps out the rows that are there.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::connect::{ConnectError, connect};
+use crate::cli::PipelineArgs;
+use crate::config::{Config, ConfigError, core_count};
+use crate::ledger::{Ledger, LedgerError};
+use crate::migrations::{self, MigrateError};
+use crate::offsets::{LEDGER_MARK, Offset, Partition};
+use crate::poll::consumer_config::consumer_config;
+use crate::poll::start_position::{BeginReason, Beginning, Recorded};
+
+/// How long Kafka may take for an answer.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Arguments of `rewind`.
+#[derive(Debug, Clone, Args)]
+pub struct RewindArgs {
+    /// Which group, topic and database.
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Read again from the first message with this Kafka timestamp or a later one (RFC 3339).
+    #[arg(long, value_parser = humantime::parse_rfc3339, required_unless_present = "to_offset", conflicts_with = "to_offset")]
+    pub to_time: Option<SystemTime>,
+    /// Read again from this offset.
+    #[arg(long)]
+    pub to_offset: Option<Offset>,
+    /// Only this partition [default: all].
+    #[arg(long)]
+    pub partition: Option<Partition>,
+}
+
+/// Why nothing was rewound, or not all that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database is not as it must be.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The ledger gave no answer.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Kafka gave no answer.
+    #[error("asking Kafka about {0}")]
+    Kafka(&'static str, #[source] KafkaError),
+    /// Somebody is reading.
+    #[error("group {group} has {member_count} members: stop all its processors first")]
+    GroupActive {
+        /// The group.
+        group: String,
+        /// Its members.
+        member_count: usize,
+    },
+    /// There is nothing to rewind.
+    #[error("the ledger knows no partition of {topic} that group {group} has read beyond that")]
+    NothingToRewind {
+        /// The group.
+        group: String,
+        /// The topic.
+        topic: String,
+    },
+    /// Those messages are gone.
+    #[error("partition {partition}: Kafka has no messages below offset {low}")]
+    Deleted {
+        /// The partition.
+        partition: Partition,
+        /// The first offset left.
+        low: Offset,
+    },
+    /// The ledger is rewound, which is what counts; Kafka's word was not changed.
+    #[error(
+        "the ledger is rewound, but the group's offsets could not be committed; processors start from the ledger"
+    )]
+    Commit(#[source] KafkaError),
+}
+
+/// Rewinds.
+pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
+    let config = Config::from_args(&args.pipeline, core_count())?;
+    migrations::ensure_current(&mut connect(&config.database)?)?;
+    let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
+    let consumer: BaseConsumer = client.create().map_err(|error| RewindError::Kafka("itself", error))?;
+    refuse_active_group(&consumer, &config)?;
+
+    let ledger = Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic);
+    let partitions = match args.partition {
+        Some(partition) => vec![partition],
+        None => partitions(&consumer, &config.kafka_topic)?,
+    };
+    let mut beginnings = Vec::new();
+    for recorded in ledger.recorded(&partitions)? {
+        beginnings.extend(beginning(&consumer, &config.kafka_topic, args, recorded)?);
+    }
+    if beginnings.is_empty() {
+        let (group, topic) = (config.kafka_group_id, config.kafka_topic);
+        return Err(RewindError::NothingToRewind { group, topic });
+    }
+    // The ledger first: it decides, and a commit that fails then changes nothing.
+    ledger.begin(&beginnings)?;
+    let mut offsets = TopicPartitionList::new();
+    for Beginning { partition, start, .. } in &beginnings {
+        offsets
+            .add_partition_offset(&config.kafka_topic, *partition, KafkaOffset::Offset(*start))
+            .map_err(RewindError::Commit)?;
+        if let Some(mut element) = offsets.find_partition(&config.kafka_topic, *partition) {
+            element.set_metadata(LEDGER_MARK);
+        }
+        log::info!("partition {partition} will be read again from offset {start}");
+    }
+    consumer.commit(&offsets, CommitMode::Sync).map_err(RewindError::Commit)
+}
+
+fn refuse_active_group(consumer: &BaseConsumer, config: &Config) -> Result<(), RewindError> {
+    let groups = consumer
+        .fetch_group_list(Some(&config.kafka_group_id), KAFKA_TIMEOUT)
+        .map_err(|error| RewindError::Kafka("the group's members", error))?;
+    match groups.groups().iter().map(|group| group.members().len()).sum() {
+        0 => Ok(()),
+        member_count => Err(RewindError::GroupActive { group: config.kafka_group_id.clone(), member_count }),
+    }
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Partition>, RewindError> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), KAFKA_TIMEOUT)
+        .map_err(|error| RewindError::Kafka("the topic's partitions", error))?;
+    Ok(metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|p| p.id()).collect())
+}
+
+/// Where the partition begins anew; `None` if it has not come as far as that yet. Only backwards: to
+/// skip events is no business of this command.
+fn beginning(
+    consumer: &BaseConsumer,
+    topic: &str,
+    args: &RewindArgs,
+    recorded: Recorded,
+) -> Result<Option<Beginning>, RewindError> {
+    let Recorded { partition, epoch, end } = recorded;
+    let target = match (args.to_offset, args.to_time) {
+        (Some(offset), _) => Some(offset),
+        (None, Some(time)) => offset_at(consumer, topic, partition, time)?,
+        (None, None) => None, // The command line requires one of the two.
+    };
+    let Some(start) = target.filter(|start| *start < end) else { return Ok(None) };
+    let (low, _) = consumer
+        .fetch_watermarks(topic, partition, KAFKA_TIMEOUT)
+        .map_err(|error| RewindError::Kafka("the partition's first offset", error))?;
+    if start < low {
+        return Err(RewindError::Deleted { partition, low });
+    }
+    let reason = BeginReason::Rewind;
+    Ok(Some(Beginning { partition, epoch: epoch + 1, start, reason, lost_offsets: 0 }))
+}
+
+/// The first offset at or after a time; `None` if all messages are older.
+fn offset_at(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: Partition,
+    time: SystemTime,
+) -> Result<Option<Offset>, RewindError> {
+    let failed = |error| RewindError::Kafka("the offset at that time", error);
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+    let mut times = TopicPartitionList::new();
+    times.add_partition_offset(topic, partition, KafkaOffset::Offset(time_ms)).map_err(failed)?;
+    let found = consumer.offsets_for_times(times, KAFKA_TIMEOUT).map_err(failed)?;
+    Ok(found.elements().iter().find_map(|element| match element.offset() {
+        KafkaOffset::Offset(offset) => Some(offset),
+        _ => None,
+    }))
+}
