@@ -15,9 +15,11 @@
 mod aggregates;
 mod database;
 mod harness;
+mod ledger;
 mod migrations;
 mod partitions;
 mod pipeline;
 mod support;
 mod tidy;
 mod wasm;
+mod writing;

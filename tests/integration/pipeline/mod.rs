@@ -3,11 +3,17 @@
 //! Each test has a topic, a group and a database of its own; tests of outages have servers of their
 //! own too. What must be in the database is known from what was produced, never from the program.
 
+mod books;
+mod breaker;
+mod dead_letter_topic;
+mod dead_letters;
 mod decisions;
 mod faults;
 mod pauses;
 mod rebalance;
 mod refusals;
+mod roles;
+mod silence;
 mod stops;
 
 use std::num::NonZeroU32;

@@ -3,7 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use super::{Case, PATIENCE, generate, steady, traffic};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use usage_processor::migrations::Profile;
+
+use super::{Case, PATIENCE, event, generate, now_ms, steady, traffic};
+use crate::database::Database;
+use crate::support::{PrivatePostgres, TestDatabase, TestTopic, eventually};
 
 #[test]
 fn a_rebalance_loses_and_doubles_nothing() {
@@ -62,4 +68,51 @@ fn a_frozen_processor_that_wakes_up_loses_and_doubles_nothing() {
     });
     case.wait_until_at_end();
     case.assert_truth(&truth);
+}
+
+#[test]
+fn an_assignment_waits_for_a_database_that_is_away_and_gives_up_only_to_stop() {
+    let server = PrivatePostgres::start();
+    let database = Database::migrated_in(TestDatabase::create_at(&server.url()), Profile::PostgreSql);
+    let case = Case::with(TestTopic::create(2), database);
+    let processor = case.processor().spawn();
+    processor.wait_for_line("assigned 2 partitions", PATIENCE);
+
+    server.crash();
+    let lines_before = processor.lines().len();
+    Guest::visit(&case);
+    // The guest has left, and the partition that it had comes back.
+    processor
+        .wait_for_line("asking for start positions: connecting to PostgreSQL to ask the ledger", PATIENCE);
+    case.produce(&["a", "b", "c"].map(|id| event(id, now_ms())));
+    server.restart();
+    case.wait_until_at_end();
+    assert_eq!(case.rows(), 3);
+    assert!(processor.lines()[lines_before..].iter().any(|line| line.contains("assigned 1 partitions")));
+
+    server.crash();
+    let mut processor = processor;
+    Guest::visit(&case);
+    processor.terminate();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    server.restart();
+}
+
+/// Another member of the group, which takes its share of the partitions and leaves again.
+struct Guest;
+
+impl Guest {
+    fn visit(case: &Case) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", case.topic.brokers())
+            .set("group.id", &case.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .create()
+            .unwrap();
+        consumer.subscribe(&[case.topic.name()]).unwrap();
+        eventually("the guest has a partition", PATIENCE, || {
+            consumer.poll(Duration::from_millis(50));
+            if consumer.assignment().unwrap().count() > 0 { Ok(()) } else { Err("it has none") }
+        });
+    }
 }

@@ -27,7 +27,7 @@ fn events_deleted_before_they_were_read_stop_it_unless_the_loss_is_accepted() {
 }
 
 /// As retention does.
-fn delete_before(case: &Case, offset: i64) {
+pub(super) fn delete_before(case: &Case, offset: i64) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", case.topic.brokers()).create().unwrap();
     let mut offsets = TopicPartitionList::new();

@@ -53,6 +53,26 @@ impl PrivatePostgres {
     pub(crate) fn restart(&self) {
         self.data.run("start", &[]);
     }
+
+    /// A backup of the stopped server: its files.
+    #[track_caller]
+    pub(crate) fn copy_data(&self, backup: &Path) {
+        copy(&self.data.path.join("data"), &backup.join("data"));
+    }
+
+    /// Puts a backup in the place of the stopped server's files.
+    #[track_caller]
+    pub(crate) fn restore_data(&self, backup: &Path) {
+        std::fs::remove_dir_all(self.data.path.join("data")).expect("remove the server's files");
+        copy(&backup.join("data"), &self.data.path.join("data"));
+    }
+}
+
+/// With owners and permissions, which PostgreSQL insists on.
+#[track_caller]
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("run cp");
+    assert!(status.success(), "copying {} to {}", from.display(), to.display());
 }
 
 impl Drop for PrivatePostgres {

@@ -1,0 +1,360 @@
+//! The books: where reading starts is what the database says, an audit finds what does not add up,
+//! and a database that has lost commits is made whole.
+
+use usage_processor::migrations::Profile;
+
+use super::{BACKLOG, Case, PATIENCE, event, now_ms, traffic};
+use crate::database::{Database, profiles};
+use crate::support::{PrivatePostgres, Processor, TestDatabase, TestTopic};
+
+impl Case {
+    /// The audit's exit code and what it printed.
+    fn audit(&self) -> (Option<i32>, String) {
+        let mut audit = Processor::command("audit").database(&self.database.test).spawn();
+        let code = audit.wait_exit(PATIENCE).code();
+        (code, audit.lines().join("\n"))
+    }
+
+    #[track_caller]
+    fn assert_consistent(&self) {
+        let (code, lines) = self.audit();
+        assert_eq!(code, Some(0), "{lines}");
+    }
+
+    /// Changes something behind the program's back; the audit must find it, in these words.
+    #[track_caller]
+    fn assert_found(&mut self, change: &str, words: &str) {
+        self.database.client.batch_execute(change).unwrap();
+        let (code, lines) = self.audit();
+        assert_eq!(code, Some(6), "{change}: {lines}");
+        assert!(lines.contains(words), "{change}: {lines}");
+    }
+
+    /// A processed topic with rows, duplicates and dead letters, all of it older than what an audit
+    /// calls in progress.
+    fn processed(profile: Profile) -> Self {
+        let case = Self::in_profile(profile, 2);
+        case.generate(traffic(2_000, "50%"), BACKLOG);
+        case.process_all();
+        case.database
+            .connect()
+            .batch_execute(
+                "UPDATE usage_events SET created_at = created_at - interval '1 day';
+                 UPDATE usage_ledger SET recorded_at = recorded_at - interval '1 day'",
+            )
+            .unwrap();
+        case
+    }
+
+    fn starts(&mut self) -> Vec<String> {
+        self.database.texts(
+            "SELECT concat_ws(' ', kafka_partition, epoch, start_offset, reason, lost_offsets)
+               FROM usage_ledger_starts ORDER BY kafka_partition, epoch",
+        )
+    }
+}
+
+#[test]
+fn what_was_processed_is_consistent_before_and_after_the_ledger_is_folded() {
+    for profile in profiles() {
+        let mut case = Case::processed(profile);
+        case.assert_consistent();
+        let sums = "SELECT concat_ws(' ', sum(messages), sum(written), sum(duplicates), sum(dead_letters))
+                      FROM usage_ledger";
+        let before = case.database.text(sums);
+        let mut fold =
+            Processor::command("audit").database(&case.database.test).arg("--fold").arg("--json").spawn();
+        assert_eq!(fold.wait_exit(PATIENCE).code(), Some(0), "{:?}", fold.lines());
+        fold.wait_for_line(r#""is_consistent":true"#, PATIENCE);
+        assert_eq!(case.count("usage_ledger"), 2, "one row a partition");
+        assert_eq!(case.database.text(sums), before);
+        // More of it, on top of what is folded.
+        case.generate(traffic(2_000, "0%"), BACKLOG);
+        case.process_all();
+        case.assert_at_end();
+        assert_eq!(case.starts().len(), 2, "reading went on, and began nowhere anew");
+    }
+}
+
+#[test]
+fn the_audit_finds_a_deleted_row() {
+    for profile in profiles() {
+        let mut case = Case::processed(profile);
+        case.assert_found(
+            "DELETE FROM usage_events WHERE (organization_id, time, request_id) =
+                 (SELECT organization_id, time, request_id FROM usage_events LIMIT 1)",
+            "INCONSISTENT  rows of each day",
+        );
+    }
+}
+
+#[test]
+fn the_audit_finds_a_doubled_row() {
+    for profile in profiles() {
+        let mut case = Case::processed(profile);
+        case.assert_found(
+            "DROP INDEX usage_events_identity_idx; INSERT INTO usage_events SELECT * FROM usage_events LIMIT 1",
+            "INCONSISTENT  no request of an organization is there twice",
+        );
+        let (_, lines) = case.audit();
+        assert!(lines.contains("INCONSISTENT  rows of each day"), "{lines}");
+    }
+}
+
+#[test]
+fn the_audit_finds_a_dead_letter_that_was_removed_by_hand() {
+    let mut case = Case::processed(profiles().pop().unwrap());
+    case.assert_found(
+        "DELETE FROM usage_dead_letters WHERE ctid = (SELECT min(ctid) FROM usage_dead_letters)",
+        "INCONSISTENT  dead letters are kept",
+    );
+}
+
+#[test]
+fn the_audit_finds_a_ledger_row_that_was_removed_by_hand() {
+    let mut case = Case::processed(profiles().pop().unwrap());
+    assert!(case.count("usage_ledger") > 2, "several spans, so that one lies below others");
+    case.assert_found(
+        "DELETE FROM usage_ledger WHERE ctid =
+             (SELECT ctid FROM usage_ledger WHERE kafka_partition = 0 ORDER BY start_offset LIMIT 1)",
+        "INCONSISTENT  spans tile every partition",
+    );
+    let (_, lines) = case.audit();
+    assert!(lines.contains("INCONSISTENT  rows written are the same by span and by day"), "{lines}");
+    assert!(lines.contains("no span covers offsets 0 to"), "{lines}");
+}
+
+#[test]
+fn a_hole_below_young_spans_is_work_in_progress() {
+    let mut case = Case::processed(profiles().pop().unwrap());
+    case.database
+        .client
+        .batch_execute(
+            "INSERT INTO usage_ledger SELECT consumer_group, kafka_topic, kafka_partition, epoch, end_offset + 5,
+                    end_offset + 6, 1, 0, 1, 0, 0 FROM usage_ledger WHERE kafka_partition = 0
+              ORDER BY end_offset DESC LIMIT 1",
+        )
+        .unwrap();
+    let (code, lines) = case.audit();
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(lines.contains("in progress   spans tile every partition"), "{lines}");
+}
+
+#[test]
+fn the_audit_finds_a_stale_aggregate() {
+    for profile in profiles() {
+        let mut case = Case::processed(profile);
+        let change = if profile == Profile::TimescaleDb {
+            case.database.run_jobs("policy_refresh_continuous_aggregate");
+            let table = case.database.text(
+                "SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
+                   FROM timescaledb_information.continuous_aggregates WHERE view_name = 'usage_daily'",
+            );
+            format!(
+                "UPDATE {table} SET billable_units = billable_units + 1 WHERE bucket = (SELECT min(bucket) FROM {table})"
+            )
+        } else {
+            // Views are never stale. What can be is a copy that somebody has put in a view's place.
+            "ALTER VIEW usage_daily RENAME TO usage_daily_view;
+             CREATE TABLE usage_daily AS SELECT * FROM usage_daily_view;
+             UPDATE usage_daily SET billable_units = billable_units + 1 WHERE bucket = (SELECT min(bucket) FROM usage_daily)"
+                .to_owned()
+        };
+        case.assert_found(&change, "INCONSISTENT  days agree with the rows");
+    }
+}
+
+#[test]
+fn the_audit_finds_an_event_from_the_future_and_a_request_at_two_times() {
+    let mut case = Case::processed(profiles().pop().unwrap());
+    case.assert_found(
+        "INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method, status_code,
+                                   response_time_ms)
+         SELECT now() + interval '1 hour', request_id, organization_id, api_key_id, endpoint, method, status_code,
+                response_time_ms FROM usage_events LIMIT 1",
+        "INCONSISTENT  no event lies in the future",
+    );
+    let (_, lines) = case.audit();
+    assert!(lines.contains("INCONSISTENT  no request of an organization is there twice"), "{lines}");
+}
+
+#[test]
+fn rows_that_retention_drops_stay_accounted_for() {
+    for profile in profiles() {
+        let mut case = Case::processed(profile);
+        let old = "(date_trunc('day', now(), 'UTC') - interval '91 days' + interval '1 hour')";
+        if profile == Profile::PostgreSql {
+            case.database
+                .client
+                .batch_execute(&format!("SELECT usage_ensure_partitions({old}::date - 1, {old}::date)"))
+                .unwrap();
+        }
+        case.database
+            .client
+            .batch_execute(&format!(
+                "INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method,
+                                           status_code, response_time_ms, created_at)
+                 SELECT {old}, 'old', organization_id, api_key_id, endpoint, method, status_code, response_time_ms,
+                        now() - interval '1 day' FROM usage_events LIMIT 1;
+                 INSERT INTO usage_ledger_days (event_day, source, written)
+                 VALUES (({old} AT TIME ZONE 'UTC')::date, 'replay', 1)"
+            ))
+            .unwrap();
+        case.assert_consistent();
+        let rows = case.rows();
+        assert_eq!(case.database.text("SELECT usage_apply_retention()::text"), "1", "{profile}");
+        assert_eq!(case.rows(), rows - 1);
+        assert_eq!(case.database.text("SELECT usage_apply_retention()::text"), "0");
+        case.assert_consistent();
+    }
+}
+
+#[test]
+fn reading_starts_where_the_ledger_ends_whatever_kafka_has_committed() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&["a", "b", "c"].map(|id| event(id, now)));
+    case.process_all();
+    assert_eq!(case.starts(), ["0 1 0 first start 0"]);
+    // As if the process had died between COMMIT and the offset commit.
+    commit(&case, 1);
+    case.produce(&[event("d", now)]);
+    let processor = case.process_all();
+    let line = processor.wait_for_line("Stats - Messages: 1,", PATIENCE);
+    assert!(line.contains("Duplicates: 0,"), "nothing that is durable was read again: {line}");
+    case.assert_at_end();
+    assert_eq!(case.rows(), 4);
+}
+
+#[test]
+fn a_group_from_before_the_ledger_goes_on_where_it_was() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&["a", "b", "c"].map(|id| event(id, now)));
+    commit(&case, 2);
+    case.process_all();
+    assert_eq!(case.rows(), 1);
+    assert_eq!(case.starts(), ["0 1 2 adopted committed offset 0"]);
+    case.assert_consistent();
+}
+
+#[test]
+fn an_accepted_loss_is_recorded_in_the_database() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&[event("a", now)]);
+    case.process_all();
+    case.produce(&["b", "c", "d"].map(|id| event(id, now)));
+    super::refusals::delete_before(&case, 3);
+    let mut processor = case.processor().arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(5));
+    assert_eq!(case.starts(), ["0 1 0 first start 0"], "nothing is accepted unasked");
+    let mut processor = case.processor().arg("--accept-loss").arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(case.starts(), ["0 1 0 first start 0", "0 2 3 loss accepted 2"]);
+    case.assert_consistent();
+}
+
+#[test]
+fn a_rewind_reads_again_and_doubles_nothing() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&["a", "b", "b", "c", "broken\""].map(|id| event(id, now)));
+    case.process_all();
+    let (rows, letters) = (case.rows(), case.dead_letters());
+    assert_eq!((rows, letters), (3, 1));
+    let rewind = |option: &str, value: &str| {
+        let mut rewind = Processor::command("rewind")
+            .source(&case.topic, &case.group)
+            .database(&case.database.test)
+            .arg(option)
+            .arg(value)
+            .spawn();
+        (rewind.wait_exit(PATIENCE).code(), rewind.lines().join("\n"))
+    };
+    // Not while somebody reads.
+    let mut reading = case.processor().spawn();
+    reading.wait_for_line("assigned 1 partitions", PATIENCE);
+    let (code, lines) = rewind("--to-offset", "1");
+    assert_eq!(code, Some(3), "{lines}");
+    assert!(lines.contains("stop all its processors first"), "{lines}");
+    reading.terminate();
+    assert_eq!(reading.wait_exit(PATIENCE).code(), Some(0));
+
+    for (option, value, messages) in [("--to-offset", "1", 4), ("--to-time", "2026-01-01T00:00:00Z", 5)] {
+        let (code, lines) = rewind(option, value);
+        assert_eq!(code, Some(0), "{lines}");
+        let processor = case.process_all();
+        processor.wait_for_line(&format!("Stats - Messages: {messages}, Written: 0,"), PATIENCE);
+        case.assert_at_end();
+        assert_eq!((case.rows(), case.dead_letters()), (rows, letters));
+    }
+    let (code, lines) = rewind("--to-offset", "5");
+    assert_eq!(code, Some(3), "forwards would skip events: {lines}");
+    assert_eq!(case.starts(), ["0 1 0 first start 0", "0 2 1 rewind 0", "0 3 0 rewind 0"]);
+    case.assert_consistent();
+}
+
+#[test]
+fn a_database_restored_from_a_base_backup_is_made_whole() {
+    let server = PrivatePostgres::start();
+    let database = Database::migrated_in(TestDatabase::create_at(&server.url()), Profile::PostgreSql);
+    let mut case = Case::with(TestTopic::create(4), database);
+    case.generate(traffic(3_000, "0%"), BACKLOG);
+    case.process_all();
+    let backup = tempfile::tempdir().unwrap();
+    server.stop();
+    server.copy_data(backup.path());
+    server.restart();
+
+    let now = now_ms();
+    let later: Vec<_> = (0..500).map(|n| event(&format!("later-{n}"), now)).collect();
+    case.produce(&later);
+    case.process_all();
+    let complete = case.rows();
+    case.assert_at_end();
+
+    // The disk is gone, and what was committed since the backup with it. Kafka knows nothing of that.
+    server.crash();
+    server.restore_data(backup.path());
+    server.restart();
+    case.database.reconnect();
+    assert_eq!(case.rows(), complete - 500);
+    case.assert_at_end();
+
+    let processor = case.process_all();
+    processor.wait_for_line("the database has lost commits", PATIENCE);
+    processor.wait_for_line("reading these 500 offsets again", PATIENCE);
+    assert_eq!(case.rows(), complete);
+    case.assert_consistent();
+}
+
+#[test]
+fn a_database_that_knows_nothing_of_the_group_gets_everything() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&["a", "b", "c"].map(|id| event(id, now)));
+    case.process_all();
+    // A new database, or one from before the first start; Kafka's offsets are at the end.
+    case.database = Database::migrated(profiles().pop().unwrap());
+    let processor = case.process_all();
+    processor.wait_for_line("this database's ledger knows nothing of it", PATIENCE);
+    assert_eq!(case.rows(), 3);
+    case.assert_at_end();
+    case.assert_consistent();
+}
+
+/// Sets the group's committed offset, with the group stopped.
+fn commit(case: &Case, offset: i64) {
+    use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", case.topic.brokers())
+        .set("group.id", &case.group)
+        .create()
+        .unwrap();
+    let mut offsets = rdkafka::TopicPartitionList::new();
+    offsets.add_partition_offset(case.topic.name(), 0, rdkafka::Offset::Offset(offset)).unwrap();
+    crate::support::eventually("the offset is committed", PATIENCE, || {
+        consumer.commit(&offsets, CommitMode::Sync)
+    });
+}

@@ -1,0 +1,95 @@
+//! Dead letters as Kafka messages: what they carry, and that no offset passes before they are there.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, OwnedMessage};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+use super::{Case, PATIENCE, event, now_ms};
+use crate::support::{PrivateBroker, Record, TestTopic};
+
+/// All messages of the topic's one partition.
+fn messages(topic: &TestTopic) -> Vec<OwnedMessage> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", topic.brokers())
+        .set("group.id", "reads-dead-letters")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic.name(), 0, Offset::Beginning).unwrap();
+    consumer.assign(&assignment).unwrap();
+    let count = usize::try_from(topic.end_offsets()[0]).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut messages = Vec::new();
+    while messages.len() < count && Instant::now() < deadline {
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            messages.push(message.unwrap().detach());
+        }
+    }
+    messages
+}
+
+fn headers(message: &OwnedMessage) -> Vec<String> {
+    let text = |value: Option<&[u8]>| value.map_or("null".into(), String::from_utf8_lossy).into_owned();
+    let headers = message.headers().unwrap().iter();
+    headers.map(|header| format!("{}={}", header.key, text(header.value))).collect()
+}
+
+#[test]
+fn dead_letters_reach_their_topic_as_they_came_with_reason_and_origin() {
+    let case = Case::new(2);
+    let letters = TestTopic::create(1);
+    let now = now_ms();
+    case.topic.produce(&[
+        Record::new("k", event("a", now).as_bytes()).to(1).at(now),
+        Record::new("k", &[b'{', 0xff]).to(1).at(now),
+        Record::tombstone("gone").to(1).at(now),
+    ]);
+    let mut processor =
+        case.processor().env("DEAD_LETTER_TOPIC", letters.name()).arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!((case.rows(), case.dead_letters()), (1, 2), "they are in the database too");
+
+    let messages = messages(&letters);
+    let contents: Vec<_> = messages.iter().map(|message| (message.key(), message.payload())).collect();
+    assert_eq!(contents, [(Some(&b"k"[..]), Some(&[b'{', 0xff][..])), (Some(&b"gone"[..]), None)]);
+    let headers = headers(&messages[1]);
+    let origin = format!("origin_topic={}", case.topic.name());
+    let at = format!("origin_timestamp={now}");
+    assert_eq!(
+        headers,
+        [
+            "reason=tombstone",
+            "detail=the value is null or empty",
+            &origin,
+            "origin_partition=1",
+            "origin_offset=2",
+            &at
+        ]
+    );
+}
+
+#[test]
+fn no_offset_passes_while_the_dead_letter_topic_is_away() {
+    let broker = PrivateBroker::start();
+    let letters = TestTopic::create_at(&broker.address(), 1);
+    let case = Case::new(1);
+    broker.crash();
+    let processor = case
+        .processor()
+        .env("DEAD_LETTER_TOPIC", letters.name())
+        .env("DEAD_LETTER_BROKERS", &broker.address())
+        .spawn();
+    case.produce(&["{".to_owned(), event("a", now_ms())]);
+    processor.wait_for_line("dead letters could not be produced to", PATIENCE);
+    assert_eq!(case.dead_letters(), 1, "it is in the database");
+    assert!(matches!(case.topic.committed_offsets(&case.group)[..], [None | Some(0)]));
+
+    broker.restart();
+    case.wait_until_at_end();
+    assert_eq!(case.rows(), 1);
+    let messages = messages(&letters);
+    assert!(!messages.is_empty(), "at least once");
+    assert!(messages.iter().all(|message| message.payload() == Some(b"{")));
+}
