@@ -6,6 +6,7 @@
 //! are rare, and a connection kept for days would be found dead when it is needed.
 
 pub mod audit;
+pub mod bookkeeper;
 
 use std::time::Duration;
 
@@ -69,6 +70,9 @@ pub enum LedgerError {
     /// The beginning could not be recorded.
     #[error("recording in the ledger that reading begins")]
     Begin(#[source] postgres::Error),
+    /// Its rows could not be merged.
+    #[error("folding the ledger")]
+    Fold(#[source] postgres::Error),
 }
 
 /// The ledger of one consumer group and topic.

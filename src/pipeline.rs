@@ -22,7 +22,7 @@ use crate::decode::dedup::DedupBudget;
 use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
 use crate::latency::{Latency, Percentiles};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, bookkeeper};
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
@@ -116,7 +116,13 @@ pub fn run(
         stops_at_end,
         (config.batch.row_count_max / 4).clamp(1, POLLED_MESSAGES_MAX),
     );
-    stages.spawn("poller", move || poller.run())?;
+    let (is_polling, hang_up) = bounded(0);
+    bookkeeper::spawn(ledger(config), hang_up)
+        .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
+    stages.spawn("poller", move || {
+        let _until_the_end = is_polling;
+        poller.run()
+    })?;
 
     let mut report = || Report {
         tally: board.snapshot(),
@@ -133,6 +139,10 @@ pub fn run(
     Ok(last)
 }
 
+fn ledger(config: &Config) -> Ledger {
+    Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic)
+}
+
 fn create_consumer(
     config: &Config,
     revocations: Sender<Revocation>,
@@ -142,7 +152,7 @@ fn create_consumer(
     let context = GroupContext::new(GroupOptions {
         topic: config.kafka_topic.clone(),
         start_policy: config.start_policy,
-        ledger: Box::new(Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic)),
+        ledger: Box::new(ledger(config)),
         resolve_timeout: poll_interval
             .map_or(RESOLVE_TIMEOUT_MAX, |interval| RESOLVE_TIMEOUT_MAX.min(interval / 2)),
         dedup_window: config.dedup_window,

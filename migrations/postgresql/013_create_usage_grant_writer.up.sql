@@ -16,6 +16,7 @@ BEGIN
     -- says where to go on.
     EXECUTE format('GRANT SELECT, INSERT ON %1$I.usage_events, %1$I.usage_dead_letters, %1$I.usage_ledger, '
                    '%1$I.usage_ledger_starts, %1$I.usage_ledger_days TO %2$I', namespace, role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %I.usage_fold_ledger() TO %I', namespace, role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %I.usage_ensure_partitions(date, date) TO %I', namespace, role);
 END
 $$;

@@ -23,9 +23,6 @@ pub struct AuditArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Fold the ledger first. TimescaleDB has a job for it; on plain PostgreSQL let cron run this.
-    #[arg(long)]
-    pub fold: bool,
 }
 
 /// Why `audit` did not end well.
@@ -40,9 +37,6 @@ pub enum AuditCommandError {
     /// The database is not as it must be.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
-    /// The ledger was not folded.
-    #[error("folding the ledger")]
-    Fold(#[source] postgres::Error),
     /// The audit failed, and says nothing.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -61,9 +55,6 @@ pub fn run(args: &AuditArgs) -> Result<(), AuditCommandError> {
         maintenance_config(&args.database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
     let mut client = connect(&config)?;
     migrations::ensure_current(&mut client)?;
-    if args.fold {
-        client.execute("SELECT usage_fold_ledger()", &[]).map_err(AuditCommandError::Fold)?;
-    }
     let report = audit::audit(&mut client, limits.clock_skew_max)?;
     let mut out = io::stdout().lock();
     if args.json {

@@ -78,7 +78,7 @@ macro_rules! every_migration_in {
             "011" 11 "create_usage_ledger",
             "012" 12 "track_dead_letters",
             "013" 13 "create_usage_grant_writer",
-            "014" 14 "maintain_usage_ledger",
+            "014" 14 "account_for_retention",
         }
     };
 }

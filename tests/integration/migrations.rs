@@ -20,7 +20,7 @@ const ALL: [&str; 11] = [
     "011_create_usage_ledger",
     "012_track_dead_letters",
     "013_create_usage_grant_writer",
-    "014_maintain_usage_ledger",
+    "014_account_for_retention",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {

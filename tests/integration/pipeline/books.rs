@@ -62,10 +62,8 @@ fn what_was_processed_is_consistent_before_and_after_the_ledger_is_folded() {
         let sums = "SELECT concat_ws(' ', sum(messages), sum(written), sum(duplicates), sum(dead_letters))
                       FROM usage_ledger";
         let before = case.database.text(sums);
-        let mut fold =
-            Processor::command("audit").database(&case.database.test).arg("--fold").arg("--json").spawn();
-        assert_eq!(fold.wait_exit(PATIENCE).code(), Some(0), "{:?}", fold.lines());
-        fold.wait_for_line(r#""is_consistent":true"#, PATIENCE);
+        case.database.client.batch_execute("SELECT usage_fold_ledger()").unwrap();
+        case.assert_consistent();
         assert_eq!(case.count("usage_ledger"), 2, "one row a partition");
         assert_eq!(case.database.text(sums), before);
         // More of it, on top of what is folded.

@@ -78,6 +78,9 @@ fn a_role_that_owns_nothing_runs_the_whole_pipeline() {
         run("second");
         case.topic.produce(&[Record::new(ORGANIZATION, event("c", now).as_bytes()).at(now)]);
         run("third");
+        let mut session = Client::connect(&writer.url, NoTls).unwrap();
+        let saved_count: i64 = session.query_one("SELECT usage_fold_ledger()", &[]).unwrap().get(0);
+        assert!(saved_count > 0, "{profile}: it may fold the ledger");
         assert_eq!((case.rows(), case.dead_letters()), (3, 1), "{profile}");
     }
 }

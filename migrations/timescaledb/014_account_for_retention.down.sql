@@ -1,9 +1,7 @@
 SELECT delete_job(job_id) FROM timescaledb_information.jobs
- WHERE proc_name IN ('usage_fold_ledger_job', 'usage_apply_retention_job');
+ WHERE proc_name = 'usage_apply_retention_job';
 DROP PROCEDURE IF EXISTS usage_apply_retention_job(integer, jsonb);
-DROP PROCEDURE IF EXISTS usage_fold_ledger_job(integer, jsonb);
 DROP FUNCTION IF EXISTS usage_apply_retention();
-DROP FUNCTION IF EXISTS usage_fold_ledger();
 DROP TABLE IF EXISTS usage_retention_drops;
 -- The way back leads to the policy that drops without counting; 010 removes it when the way goes on.
 DO $$
