@@ -5,6 +5,8 @@
 
 mod books;
 mod breaker;
+#[path = "../../chaos/mod.rs"]
+mod chaos;
 mod dead_letter_topic;
 mod dead_letters;
 mod decisions;

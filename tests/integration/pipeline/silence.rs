@@ -1,66 +1,19 @@
 //! A database that takes everything and answers nothing any more, as through a proxy that has lost
 //! its way back: the process stops by itself, and what it did not hear of is neither lost nor doubled.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use super::{Case, PATIENCE, event, now_ms};
-
-/// Forwards to the test's PostgreSQL; once silenced, only towards it.
-struct Proxy {
-    url: String,
-    is_silent: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    fn start(database_url: &str) -> Self {
-        let (user, target) = database_url.split_once('@').unwrap();
-        let (server, database) = target.rsplit_once('/').unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("{user}@{}/{database}", listener.local_addr().unwrap());
-        let is_silent = Arc::new(AtomicBool::new(false));
-        let (server, silence) = (server.to_owned(), Arc::clone(&is_silent));
-        let accept = move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = TcpStream::connect(&server).unwrap();
-                forward(client.try_clone().unwrap(), server.try_clone().unwrap(), None);
-                forward(server, client, Some(Arc::clone(&silence)));
-            }
-        };
-        thread::Builder::new().spawn(accept).unwrap();
-        Self { url, is_silent }
-    }
-
-    fn silence(&self) {
-        self.is_silent.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Copies one direction until either end hangs up; what is read in silence is thrown away.
-fn forward(mut from: TcpStream, mut to: TcpStream, silence: Option<Arc<AtomicBool>>) {
-    let copy = move || {
-        let mut buffer = [0; 16_384];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            let is_silent = silence.as_ref().is_some_and(|silence| silence.load(Ordering::SeqCst));
-            if !is_silent && to.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-        to.shutdown(std::net::Shutdown::Both).ok();
-    };
-    thread::Builder::new().spawn(copy).unwrap();
-}
+use super::{Case, PATIENCE, event, generate, now_ms, steady, traffic};
+use crate::support::Proxy;
 
 #[test]
 fn a_server_that_never_answers_stops_the_process_and_loses_nothing() {
     let mut case = Case::new(4);
-    let proxy = Proxy::start(&case.database.test.url());
+    let (proxy, url) = Proxy::before_database(&case.database.test.url());
     let mut processor = case
         .processor()
-        .env("DATABASE_URL", &proxy.url)
+        .env("DATABASE_URL", &url)
         .env("STATEMENT_TIMEOUT", "1s")
         .env("LOCK_TIMEOUT", "500ms")
         .env("DRAIN_TIMEOUT", "2s")
@@ -72,7 +25,7 @@ fn a_server_that_never_answers_stops_the_process_and_loses_nothing() {
     };
     produce(0..500);
     case.wait_until_at_end();
-    proxy.silence();
+    proxy.silence(true);
     // The server takes the rows; of their COMMIT nobody hears.
     produce(500..1_000);
     processor.wait_for_line("for the database: cancelling", PATIENCE);
@@ -89,6 +42,31 @@ fn a_server_that_never_answers_stops_the_process_and_loses_nothing() {
         "SELECT format('%s of %s', sum(written), (SELECT sum(written) FROM usage_ledger_days)) FROM usage_ledger",
     );
     assert_eq!(sums, "1000 of 1000");
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_loses_and_doubles_nothing() {
+    let mut case = Case::new(4);
+    let (proxy, url) = Proxy::before_database(&case.database.test.url());
+    let processor = case.processor().env("DATABASE_URL", &url).spawn();
+    processor.wait_for_line("assigned 4 partitions", PATIENCE);
+    let truth = thread::scope(|scope| {
+        let topic = &case.topic;
+        let generator = scope.spawn(|| generate(topic, traffic(30_000, "50%"), steady(6_000)));
+        while !generator.is_finished() {
+            proxy.cut_after_commits(3);
+            thread::sleep(Duration::from_millis(300));
+        }
+        generator.join().unwrap()
+    });
+    proxy.cut_after_commits(0);
+    case.wait_until_at_end();
+    case.assert_truth(&truth);
+    let sums = case.database.text(
+        "SELECT format('%s of %s, again: %s', sum(written), (SELECT sum(written) FROM usage_ledger_days),
+                       sum(redelivered) > 0) FROM usage_ledger",
+    );
+    assert_eq!(sums, format!("{0} of {0}, again: t", truth.requests), "some COMMIT was cut and tried again");
 }
 
 #[test]

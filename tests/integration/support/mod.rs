@@ -5,11 +5,13 @@
 
 mod database;
 mod processor;
+mod proxy;
 mod servers;
 mod topic;
 
 pub(crate) use database::{TestDatabase, server_client};
 pub(crate) use processor::{Processor, ProcessorBuilder};
+pub(crate) use proxy::Proxy;
 pub(crate) use servers::{PrivateBroker, PrivatePostgres};
 pub(crate) use topic::{Record, TestTopic};
 

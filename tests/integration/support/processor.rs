@@ -150,6 +150,11 @@ impl Processor {
         kill_process(id, signal).expect("send a signal to the process under test");
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("look whether the process under test runs")
+    }
+
     /// Returns when it has ended and its log is complete.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {

@@ -90,9 +90,16 @@ pub(crate) struct PrivateBroker {
 impl PrivateBroker {
     #[track_caller]
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// `properties` are of the form `name=value`.
+    #[track_caller]
+    pub(crate) fn start_with(properties: &[&str]) -> Self {
         let data = ServerDir::new("broker");
         // A crashed broker may come back only when its old session has ended: 9 s by default.
-        data.run("create", &["broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500"]);
+        let defaults = ["broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500"];
+        data.run("create", &[&defaults, properties].concat());
         Self { data }
     }
 

@@ -1,7 +1,7 @@
 //! A topic of a test's own: filling it, and reading how far the broker says it is.
 
 use super::{SERVER_TIMEOUT, eventually, server_address, unique_name};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -9,6 +9,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// One message to produce. Without a partition, the key's hash decides.
@@ -46,7 +47,7 @@ impl<'a> Record<'a> {
 pub(crate) struct TestTopic {
     name: String,
     brokers: String,
-    partitions: i32,
+    partition_count: AtomicI32,
     is_shared: bool,
 }
 
@@ -63,8 +64,12 @@ impl TestTopic {
     /// On another broker, whose end is the topic's end too.
     #[track_caller]
     pub(crate) fn create_at(brokers: &str, partitions: i32) -> Self {
-        let topic =
-            Self { name: unique_name("topic"), brokers: brokers.to_owned(), partitions, is_shared: false };
+        let topic = Self {
+            name: unique_name("topic"),
+            brokers: brokers.to_owned(),
+            partition_count: AtomicI32::new(partitions),
+            is_shared: false,
+        };
         let new_topic = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
         let results =
             pollster::block_on(topic.admin().create_topics([&new_topic], &admin_options(SERVER_TIMEOUT)))
@@ -81,6 +86,22 @@ impl TestTopic {
 
     pub(crate) fn brokers(&self) -> &str {
         &self.brokers
+    }
+
+    fn partition_count(&self) -> i32 {
+        self.partition_count.load(Ordering::SeqCst)
+    }
+
+    /// Adds a partition; from then on keys are spread differently.
+    #[track_caller]
+    pub(crate) fn add_partition(&self) {
+        let count = self.partition_count() + 1;
+        let partitions = NewPartitions::new(&self.name, usize::try_from(count).unwrap());
+        let results =
+            pollster::block_on(self.admin().create_partitions([&partitions], &admin_options(SERVER_TIMEOUT)))
+                .expect("ask the broker for a partition");
+        results.into_iter().for_each(|result| drop(result.expect("add a partition")));
+        self.partition_count.store(count, Ordering::SeqCst);
     }
 
     /// Returns when the broker has all of them; order within a partition is kept.
@@ -116,7 +137,7 @@ impl TestTopic {
     #[track_caller]
     pub(crate) fn end_offsets(&self) -> Vec<i64> {
         let consumer: BaseConsumer = self.client_config().create().expect("create a consumer");
-        (0..self.partitions)
+        (0..self.partition_count())
             .map(|partition| {
                 let (_, end) = consumer
                     .fetch_watermarks(&self.name, partition, SERVER_TIMEOUT)
@@ -132,12 +153,12 @@ impl TestTopic {
         let consumer: BaseConsumer =
             self.client_config().set("group.id", group).create().expect("create a consumer");
         let mut wanted = TopicPartitionList::new();
-        wanted.add_partition_range(&self.name, 0, self.partitions - 1);
+        wanted.add_partition_range(&self.name, 0, self.partition_count() - 1);
         // A new broker has no coordinator until its offsets topic exists, and says so.
         let committed = eventually("the group's offsets", SERVER_TIMEOUT, || {
             consumer.committed_offsets(wanted.clone(), SERVER_TIMEOUT)
         });
-        let mut offsets = vec![None; usize::try_from(self.partitions).unwrap()];
+        let mut offsets = vec![None; usize::try_from(self.partition_count()).unwrap()];
         for element in committed.elements() {
             if let Offset::Offset(offset) = element.offset() {
                 offsets[usize::try_from(element.partition()).unwrap()] = Some(offset);

@@ -1,0 +1,138 @@
+//! Chaos: a producer never stops, several processors of one group run on servers of their own, and a
+//! seeded scheduler breaks one thing after the other. At the end everything is there exactly once.
+//!
+//! `make test` goes once through every kind of fault. `make chaos DURATION=10m SEED=7` draws them
+//! for that long, and `REPORT=FILE` keeps the report. A seed gives the same faults in the same order
+//! with the same targets; what they meet depends on the machine.
+
+mod faults;
+mod fleet;
+mod report;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use usage_processor::generate::{Traffic, Truth};
+
+use self::faults::{Fault, Source, World};
+use self::report::Report;
+use super::{generate, steady, traffic};
+use crate::support::{Processor, eventually};
+
+/// How long everything may take to be written and committed once nothing is broken any more.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
+/// Messages a second, in slices of so many: the topic is only changed between two slices.
+const RATE: u32 = 1_500;
+const SLICE_MESSAGES: u64 = 3_000;
+
+#[test]
+fn under_every_kind_of_fault_everything_is_there_exactly_once() {
+    let seed = variable("CHAOS_SEED").map_or(1, |text| text.parse().expect("CHAOS_SEED is a number"));
+    let duration = variable("CHAOS_DURATION")
+        .map(|text| humantime::parse_duration(&text).expect("CHAOS_DURATION is a duration such as 10m"));
+    let mut world = World::start();
+    let mut report = Report::new(seed);
+    let (is_over, sampler_is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let longest_pause_ms = AtomicU64::new(0);
+    let truth = thread::scope(|scope| {
+        let (database_url, source) = (world.database_url(), world.source());
+        let (sampler_is_over, longest_pause_ms, is_over) = (&sampler_is_over, &longest_pause_ms, &is_over);
+        scope.spawn(move || watch_progress(&database_url, sampler_is_over, longest_pause_ms));
+        let producer = scope.spawn(move || produce(&source, seed, is_over));
+        world.fleet.lock().unwrap().fill();
+        let started = Instant::now();
+        for (fault, random) in plan(seed, duration.is_some()) {
+            if duration.is_some_and(|duration| started.elapsed() >= duration) {
+                break;
+            }
+            report.begin(fault, started.elapsed());
+            world.strike(fault, random);
+            thread::sleep(Duration::from_millis(500 + random % 1_000));
+            world.fleet.lock().unwrap().fill();
+        }
+        is_over.store(true, Ordering::SeqCst);
+        let truth = producer.join().unwrap();
+        eprintln!("chaos: {} messages sent; draining", truth.messages);
+        eventually("everything is committed", DRAIN_PATIENCE, || {
+            world.fleet.lock().unwrap().fill();
+            world.case.is_at_end()
+        });
+        sampler_is_over.store(true, Ordering::SeqCst);
+        truth
+    });
+    world.fleet.lock().unwrap().end();
+    report.finish(&mut world, &truth, longest_pause_ms.load(Ordering::SeqCst));
+    assert_all_is_there_once(&mut world, &truth);
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// The faults of a seed, each with a number to choose targets by: once through all kinds, in random
+/// order, and on and on for a run of a given duration.
+fn plan(seed: u64, is_endless: bool) -> impl Iterator<Item = (Fault, u64)> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let rounds = if is_endless { usize::MAX } else { 1 };
+    (0..rounds).flat_map(move |_| {
+        let mut kinds = Fault::ALL;
+        kinds.shuffle(&mut random);
+        kinds.map(|kind| (kind, random.random()))
+    })
+}
+
+/// Sends slices of traffic until it is over; gives the truth about all of them.
+fn produce(source: &Source<'_>, seed: u64, is_over: &AtomicBool) -> Truth {
+    let mut truth = Truth::default();
+    let mut slice_seed = seed.wrapping_mul(1_000_000);
+    while !is_over.load(Ordering::SeqCst) {
+        let _unchanged = source.topic_is_stable.lock().unwrap();
+        let slice = Traffic { seed: slice_seed, ..traffic(SLICE_MESSAGES, "50%") };
+        truth.merge(&generate(source.topic, slice, steady(RATE)));
+        slice_seed += 1;
+    }
+    let garbage = source.garbage_sent.load(Ordering::SeqCst);
+    if garbage > 0 {
+        truth.messages += garbage;
+        *truth.dead_letters.entry("invalid_json".to_owned()).or_default() += garbage;
+    }
+    truth
+}
+
+/// Samples what the ledger holds, past the proxy; keeps the longest time in which it did not grow.
+fn watch_progress(database_url: &str, is_over: &AtomicBool, longest_pause_ms: &AtomicU64) {
+    let (mut client, mut last_messages, mut progress_at) = (None, 0_i64, Instant::now());
+    while !is_over.load(Ordering::SeqCst) {
+        let mut connected =
+            client.take().or_else(|| postgres::Client::connect(database_url, postgres::NoTls).ok());
+        let messages = connected.as_mut().and_then(|client| {
+            client.query_one("SELECT coalesce(sum(messages), 0)::bigint FROM usage_ledger", &[]).ok()
+        });
+        if let Some(messages) = messages.map(|row| row.get::<_, i64>(0)) {
+            client = connected;
+            if messages != last_messages {
+                let pause = progress_at.elapsed().as_millis();
+                longest_pause_ms.fetch_max(u64::try_from(pause).unwrap(), Ordering::SeqCst);
+                (last_messages, progress_at) = (messages, Instant::now());
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn assert_all_is_there_once(world: &mut World, truth: &Truth) {
+    let case = &mut world.case;
+    case.database.reconnect();
+    case.assert_truth(truth);
+    let doubled = case
+        .database
+        .text("SELECT (count(*) - count(DISTINCT (organization_id, request_id)))::text FROM usage_events");
+    assert_eq!(doubled, "0", "requests that are there twice");
+    case.assert_at_end();
+    let mut audit = Processor::command("audit").database(&case.database.test).spawn();
+    assert_eq!(audit.wait_exit(DRAIN_PATIENCE).code(), Some(0), "{:#?}", audit.lines());
+}

@@ -1,0 +1,59 @@
+//! What a run has gone through, as a small text: printed, and kept in `tuning/chaos/`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use usage_processor::generate::Truth;
+
+use super::faults::{Fault, World};
+use super::variable;
+
+/// Counts while the run goes on.
+pub(super) struct Report {
+    seed: u64,
+    faults: BTreeMap<Fault, u32>,
+}
+
+impl Report {
+    pub(super) fn new(seed: u64) -> Self {
+        eprintln!("chaos: seed {seed}; again by: make chaos SEED={seed}");
+        Self { seed, faults: BTreeMap::new() }
+    }
+
+    /// A fault begins.
+    pub(super) fn begin(&mut self, fault: Fault, at: Duration) {
+        eprintln!("chaos: {:7.1} s: {}", at.as_secs_f64(), fault.describe());
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    /// Prints the report, and writes it to the file that `CHAOS_REPORT` names.
+    pub(super) fn finish(&self, world: &mut World, truth: &Truth, longest_pause_ms: u64) {
+        world.case.database.reconnect();
+        let mut sum = |expression: &str| {
+            world.case.database.text(&format!("SELECT coalesce({expression}, 0)::text FROM usage_ledger"))
+        };
+        let mut text = format!("seed {}\n\nfaults\n", self.seed);
+        for (fault, count) in &self.faults {
+            writeln!(text, "{count:>9}  {}", fault.describe()).unwrap();
+        }
+        writeln!(text, "\nmessages\n{:>9}  sent", truth.messages).unwrap();
+        for (expression, meaning) in [
+            ("sum(messages)", "judged, redeliveries included"),
+            ("sum(written)", "written as rows"),
+            ("sum(dead_letters)", "dead letters"),
+            ("sum(duplicates)", "duplicates stopped in memory, redeliveries included"),
+            ("sum(redelivered)", "stopped by the database: redeliveries and duplicates"),
+        ] {
+            writeln!(text, "{:>9}  {meaning}", sum(expression)).unwrap();
+        }
+        writeln!(text, "\n{longest_pause_ms:>9}  ms at most without progress\n\nprocesses' ends").unwrap();
+        for (status, count) in &world.fleet.lock().unwrap().exits {
+            writeln!(text, "{count:>9}  {status}").unwrap();
+        }
+        eprintln!("{text}");
+        if let Some(path) = variable("CHAOS_REPORT") {
+            std::fs::write(path, text).unwrap();
+        }
+    }
+}
