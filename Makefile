@@ -18,7 +18,7 @@ NODE_MODULES := $(patsubst %/package-lock.json,.PHONY: chaos
 chaos: ## break servers and processors at random for a while (DURATION=10m SEED=1 REPORT=FILE)
 	@$(STEP) "install what is missing" $(INSTALL) test
 	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
-	    $(WITH_SERVERS) cargo test --locked --test integration -- --nocapture chaos
+	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
 
 %/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
 
@@ -41,7 +41,7 @@ test: ## prove it: format, lints, docs, unit, property and integration tests on 
 .PHONY: check
 check: ## format, lints, docs and shell scripts
 	@$(STEP) "format" cargo fmt --all --check
-	@$(STEP) "clippy" cargo clippy --locked --all-targets -- -D warnings
+	@$(STEP) "clippy" cargo clippy --locked --all-targets --features failpoints -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(STEP) "docs" cargo doc --locked --no-deps --document-private-items
 	@if command -v shellcheck >/dev/null; then \
 	    $(STEP) "shell scripts" shellcheck --external-sources $(SHELL_SCRIPTS); \
@@ -51,13 +51,13 @@ check: ## format, lints, docs and shell scripts
 
 .PHONY: unit
 unit: ## unit and property tests, which need no server
-	@$(STEP) "unit and property tests" cargo test --locked --lib --bins
-	@$(STEP) "examples in the docs" cargo test --locked --doc
+	@$(STEP) "unit and property tests" cargo test --locked --features failpoints --lib --bins
+	@$(STEP) "examples in the docs" cargo test --locked --features failpoints --doc
 
 .PHONY: integration
 integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and a private Kafka broker
-	@$(STEP) "build the integration tests" cargo test --locked --test '*' --no-run
-	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --test "*" -- --test-threads=$(TEST_THREADS)
+	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test '*' --no-run
+	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS)
 
 %/node_modules/.package-lock.json: %/package-lock.json
 	@$(STEP) "npm ci in $*" npm --prefix $* ci --no-audit --no-fund

@@ -32,6 +32,7 @@ pub mod stage;
 pub mod latency;
 pub mod rejection_ratio;
 pub mod clock;
+pub mod crash_point;
 pub mod error_chain;
 pub mod pipeline;
 pub mod dead_letters;

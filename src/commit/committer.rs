@@ -14,6 +14,7 @@ use rdkafka::consumer::CommitMode;
 use super::offset_committer::OffsetCommitter;
 use super::tally::{Tally, TallyBoard};
 use super::watermarks::{BrokenTiling, Watermarks};
+use crate::crash_point::{self, CrashPoint};
 use crate::messages::{BrokerOffsets, Progress, Revocation, SpanOutcome};
 use crate::offsets::{Offset, Partition};
 
@@ -196,6 +197,7 @@ impl<O: OffsetCommitter> Committer<O> {
 
     /// Repeated for a while, since the group takes no commits in the middle of a rebalance.
     fn commit_last(&mut self) -> Result<(), CommitError> {
+        crash_point::reach(CrashPoint::InDrain);
         let offsets = self.unconfirmed();
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         loop {
@@ -217,7 +219,13 @@ impl<O: OffsetCommitter> Committer<O> {
         offsets: &[(Partition, Offset)],
         mode: CommitMode,
     ) -> Result<(), rdkafka::error::KafkaError> {
-        if offsets.is_empty() { Ok(()) } else { self.offsets.commit(offsets, mode) }
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        crash_point::reach(CrashPoint::BeforeOffsetCommit);
+        let outcome = self.offsets.commit(offsets, mode);
+        crash_point::reach(CrashPoint::AfterOffsetCommit);
+        outcome
     }
 
     fn watermarks_of(&self, is_wanted: impl Fn(Partition) -> bool) -> Vec<(Partition, Offset)> {

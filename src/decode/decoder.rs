@@ -14,6 +14,7 @@ use super::circuit_breaker::DecodeError;
 use super::sift::Sieve;
 use super::write_batch::BatchLimits;
 use crate::clock;
+use crate::crash_point::{self, CrashPoint};
 use crate::messages::{PolledBatch, WriteBatch};
 
 /// One decoder thread's ends.
@@ -71,7 +72,9 @@ impl Decoder {
 
     fn add(&mut self, polled: PolledBatch, batch: &mut WriteBatch) -> Result<(), DecodeError> {
         batch.opened_at.get_or_insert_with(Instant::now);
-        self.sieve.sift(polled, batch, clock::now_ms())
+        self.sieve.sift(polled, batch, clock::now_ms())?;
+        crash_point::reach(CrashPoint::AfterDedup);
+        Ok(())
     }
 
     /// Waits for a polled batch (unless one is waiting), for a free writer (once the batch is

@@ -19,6 +19,7 @@ use super::intake::{Incoming, Intake};
 use super::rebalance::{GroupContext, Notice};
 use super::start_position::{EventsLost, StartPosition};
 use super::statistics::PartitionStatistics;
+use crate::crash_point::{self, CrashPoint};
 use crate::messages::{BrokerOffsets, PolledBatch, Progress};
 use crate::offsets::{Generation, Offset, Partition};
 use crate::shutdown::Shutdown;
@@ -344,6 +345,7 @@ impl Poller {
         let (issued, batch) = self.intake.take(decoder_idx);
         if !issued.is_empty() {
             self.tell_committer(Progress::Issued(issued));
+            crash_point::reach(CrashPoint::AfterIssue);
         }
         match self.decoders[decoder_idx].send(batch) {
             Ok(()) => Ok(Flow::Continue),

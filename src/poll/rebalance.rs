@@ -23,6 +23,7 @@ use super::poller::PollError;
 use super::start_position::{Beginning, PartitionState, Recorded, StartLedger, StartPolicy, StartPosition};
 use super::statistics::{self, PartitionStatistics};
 use crate::clock;
+use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::messages::Revocation;
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
@@ -267,6 +268,7 @@ impl GroupContext {
             log::warn!("lost {partitions:?}: the group gave them to others; nothing is committed for them");
         } else {
             self.drain(partitions);
+            crash_point::reach(CrashPoint::InRevoke);
             log::info!("revoked {partitions:?}");
         }
         self.notify(Notice::Revoked(partitions.to_vec()));

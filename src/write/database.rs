@@ -22,6 +22,7 @@ use super::sqlstate::Remedy;
 use super::watchdog::Watch;
 use super::writer::{RowSink, Written};
 use crate::copy_tuple::CopyStream;
+use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::messages::WriteBatch;
 
@@ -162,6 +163,7 @@ impl Database {
             &settlement,
         )
         .map_err(|source| WriteError::EnterLedger { span_count: batch.outcomes.len(), source })?;
+        crash_point::reach(CrashPoint::AfterCopy);
         watch.renew();
         transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;
         self.refusals.record(row_count, fates.iter().filter(|fate| matches!(fate, Fate::Refused(_))).count());

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::dead_letter_topic::DeadLetterTopic;
 use super::sqlstate::Remedy;
 use crate::clock;
+use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::latency::LatencyRecorder;
 use crate::messages::{DeadLetter, Progress, SpanOutcome, WriteBatch};
@@ -59,6 +60,7 @@ impl<S: RowSink> Writer<S> {
     pub fn run(mut self) -> Result<(), std::convert::Infallible> {
         while let Ok(batch) = self.write_batches.recv() {
             let written = self.write_with_retry(&batch);
+            crash_point::reach(CrashPoint::AfterCommit);
             self.record_latency(&batch);
             if let Some(topic) = &mut self.dead_letter_topic {
                 topic.publish(&batch, &written.refused);
@@ -66,6 +68,7 @@ impl<S: RowSink> Writer<S> {
             if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
                 break; // The committer is gone and reports its own error.
             }
+            crash_point::reach(CrashPoint::AfterProgress);
         }
         Ok(())
     }

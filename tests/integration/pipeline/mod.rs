@@ -7,6 +7,8 @@ mod books;
 mod breaker;
 #[path = "../../chaos/mod.rs"]
 mod chaos;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod dead_letter_topic;
 mod dead_letters;
 mod decisions;
