@@ -13,6 +13,7 @@ mod dead_letter_topic;
 mod dead_letters;
 mod decisions;
 mod faults;
+mod memory;
 mod pauses;
 mod rebalance;
 mod refusals;

@@ -155,6 +155,16 @@ impl Processor {
         self.child.try_wait().expect("look whether the process under test runs")
     }
 
+    /// How much memory it holds now, by the kernel's account.
+    #[track_caller]
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("read the process's status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()).expect("its resident memory");
+        number.parse().expect("a number of KiB")
+    }
+
     /// Returns when it has ended and its log is complete.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
