@@ -59,6 +59,18 @@ integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and
 	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test '*' --no-run
 	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS)
 
+FUZZ_SECONDS ?= 60
+# What the fuzzer finds goes below fuzz/target; the committed corpora are only read.
+
+.PHONY: fuzz
+fuzz: ## fuzz the pure parts, FUZZ_SECONDS=60 each (needs a nightly toolchain and cargo-fuzz)
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "missing: a nightly toolchain (rustup toolchain install nightly)" >&2; exit 1; }
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "missing: cargo-fuzz (cargo install cargo-fuzz)" >&2; exit 1; }
+	@for target in decode encode config watermarks; do \
+	    mkdir -p "fuzz/target/corpus/$$target"; \
+	    $(STEP) "fuzz $$target" cargo +nightly fuzz run "$$target" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
 %/node_modules/.package-lock.json: %/package-lock.json
 	@$(STEP) "npm ci in $*" npm --prefix $* ci --no-audit --no-fund
 	@touch $@

@@ -13,6 +13,7 @@
 )]
 
 mod aggregates;
+mod corpus;
 mod database;
 mod harness;
 mod ledger;
