@@ -8,8 +8,10 @@
 pub mod audit;
 pub mod bookkeeper;
 
+use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use postgres::{Client, GenericClient, NoTls};
 
 use crate::offsets::{Offset, Partition};
@@ -20,9 +22,11 @@ use crate::stage::BoxedError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long sent data may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the poller waits for an answer. It asks inside a rebalance callback, and a server that
+/// accepts everything and says nothing would hold it there for ever.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A folded ledger answers in a millisecond; 1.6 million unfolded spans took 2.8 s on two busy cores.
-/// Beyond this, somebody has to fold it first.
-const SETTINGS: &str = "SET statement_timeout = '60s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
+const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
 
 /// Where the gapless prefix of each partition's latest epoch ends. Parameters: consumer group,
 /// topic, partitions. Gives partition, epoch, end. Spans may overlap: what was read again.
@@ -70,6 +74,9 @@ pub enum LedgerError {
     /// The beginning could not be recorded.
     #[error("recording in the ledger that reading begins")]
     Begin(#[source] postgres::Error),
+    /// Nothing came back.
+    #[error("asking the ledger: no answer within {ANSWER_TIMEOUT:?}")]
+    Silent,
     /// Its rows could not be merged.
     #[error("folding the ledger")]
     Fold(#[source] postgres::Error),
@@ -157,12 +164,29 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Asks on a thread of its own, which is left behind when no answer comes: a few of them at most,
+    /// since the poller asks for two minutes at most and then stops the process.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, BoxedError> {
+        let ledger = self.clone();
+        let (sender, answer) = bounded(1);
+        let run = move || drop(sender.send(question(&ledger)));
+        thread::Builder::new().name("ledger".to_owned()).spawn(run)?;
+        Ok(answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| LedgerError::Silent)??)
+    }
+}
+
 impl StartLedger for Ledger {
     fn recorded(&self, partitions: &[Partition]) -> Result<Vec<Recorded>, BoxedError> {
-        Ok(Self::recorded(self, partitions)?)
+        let partitions = partitions.to_vec();
+        self.ask(move |ledger| ledger.recorded(&partitions))
     }
 
     fn begin(&self, beginnings: &[Beginning]) -> Result<Vec<Recorded>, BoxedError> {
-        Ok(Self::begin(self, beginnings)?)
+        let beginnings = beginnings.to_vec();
+        self.ask(move |ledger| ledger.begin(&beginnings))
     }
 }

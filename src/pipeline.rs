@@ -191,8 +191,8 @@ fn spawn_writers(
         let writer = Writer {
             write_batches: write_batches.clone(),
             progress: progress.clone(),
-            dead_letter_topic,
-            sink: Database::new(options.clone(), &name, watchdog.watch(&name)),
+            sink: Database::new(options.clone(), &name, watchdog.watch(&name))
+                .with_dead_letter_topic(dead_letter_topic),
             latency: latency.recorder(writer_idx),
         };
         stages.spawn(name, move || writer.run())?;

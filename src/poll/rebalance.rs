@@ -187,9 +187,11 @@ impl GroupContext {
                 Ok(committed)
             })
             .map_err(failed)?;
-        let group_has_offsets =
-            committed.elements().iter().any(|element| matches!(element.offset(), KafkaOffset::Offset(_)));
-        let recorded = self.ask_ledger(partitions, deadline, |ledger| ledger.recorded(partitions))?;
+        let all: Vec<_> = committed.elements().iter().map(|element| element.partition()).collect();
+        let recorded = self.ask_ledger(&all, deadline, |ledger| ledger.recorded(&all))?;
+        // Kafka forgets the offsets of a group that was down for long; the ledger does not.
+        let group_has_offsets = !recorded.is_empty()
+            || committed.elements().iter().any(|element| matches!(element.offset(), KafkaOffset::Offset(_)));
         let resolved = partitions.iter().map(|&partition| {
             let (low, high): (Offset, Offset) = self
                 .patiently(deadline, || {

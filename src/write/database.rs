@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::dead_letter_topic::DeadLetterTopic;
 use super::dead_letters;
 use super::error::WriteError;
 use super::ledger;
@@ -50,6 +51,8 @@ pub struct Database {
     order: Vec<u32>,
     refusals: RefusalWindow,
     copy_count: u64,
+    /// Where dead letters go besides the database.
+    dead_letter_topic: Option<DeadLetterTopic>,
 }
 
 /// How long an attempt to connect may take.
@@ -77,7 +80,13 @@ impl Database {
             order: Vec::new(),
             refusals: RefusalWindow::default(),
             copy_count: 0,
+            dead_letter_topic: None,
         }
+    }
+
+    /// Dead letters go to this topic too, before they are durable here.
+    pub fn with_dead_letter_topic(self, dead_letter_topic: Option<DeadLetterTopic>) -> Self {
+        Self { dead_letter_topic, ..self }
     }
 
     /// COPY statements sent so far: what bad rows cost.
@@ -163,6 +172,10 @@ impl Database {
             &settlement,
         )
         .map_err(|source| WriteError::EnterLedger { span_count: batch.outcomes.len(), source })?;
+        if let Some(topic) = self.dead_letter_topic.as_mut().filter(|_| letter_count > 0) {
+            watch.rest(); // For Kafka, not for the database, which ends the transaction if it takes long.
+            topic.publish(batch, &settlement.refused);
+        }
         crash_point::reach(CrashPoint::AfterCopy);
         watch.renew();
         transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;

@@ -1,9 +1,10 @@
 //! Dead letters as Kafka messages, for those who listen instead of querying: key and payload as they
-//! came, reason and origin in headers. A writer thread's own producer, used after the COMMIT and
-//! before the spans are reported.
+//! came, reason and origin in headers. A writer thread's own producer, used inside the transaction that
+//! stores the letters, before its COMMIT: what is committed is never read again.
 //!
-//! Promises at least once: every letter is acknowledged by all in-sync replicas before its offset
-//! can pass, and a redelivered one is produced again. A broker that is away is waited for.
+//! Promises at least once: every letter is acknowledged by all in-sync replicas before it is durable
+//! in the database, and is produced again when that COMMIT fails. A broker that is away is waited
+//! for. A letter that the topic finds too large goes without its payload.
 
 use std::fmt;
 use std::sync::Arc;
@@ -105,10 +106,20 @@ impl DeadLetterTopic {
     pub fn publish(&mut self, batch: &WriteBatch, refused: &[DeadLetter]) {
         let letters: Vec<_> = batch.dead_letters.iter().chain(refused).collect();
         let mut unsent: Vec<usize> = (0..letters.len()).collect();
+        let mut has_payload = vec![true; letters.len()];
         let mut pauses = pauses();
         while !unsent.is_empty() {
-            let mut failures = self.attempt(batch, &letters, &unsent);
+            let mut failures = self.attempt(batch, &letters, &unsent, &has_payload);
             unsent.clear();
+            failures.retain(|(letter_idx, error)| {
+                let is_too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+                let goes_on = !is_too_large || has_payload[*letter_idx];
+                if is_too_large {
+                    log::error!("a dead letter is too large for {}; the database has all of it", self.target);
+                    has_payload[*letter_idx] = false;
+                }
+                goes_on
+            });
             let Some((_, error)) = failures.first() else { return };
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             log::error!(
@@ -130,9 +141,10 @@ impl DeadLetterTopic {
         batch: &WriteBatch,
         letters: &[&DeadLetter],
         wanted: &[usize],
+        has_payload: &[bool],
     ) -> Vec<(usize, KafkaError)> {
         for &letter_idx in wanted {
-            if let Err(error) = self.send(batch, letters[letter_idx], letter_idx) {
+            if let Err(error) = self.send(batch, letters[letter_idx], letter_idx, has_payload[letter_idx]) {
                 self.producer.context().0.lock().push((letter_idx, error));
             }
         }
@@ -143,7 +155,13 @@ impl DeadLetterTopic {
         std::mem::take(&mut *self.producer.context().0.lock())
     }
 
-    fn send(&self, batch: &WriteBatch, letter: &DeadLetter, letter_idx: usize) -> Result<(), KafkaError> {
+    fn send(
+        &self,
+        batch: &WriteBatch,
+        letter: &DeadLetter,
+        letter_idx: usize,
+        has_payload: bool,
+    ) -> Result<(), KafkaError> {
         let (polled, message) = batch.message(letter.source);
         let partition = polled.spans[message.span_idx as usize].partition.to_string();
         let offset = message.offset.to_string();
@@ -159,10 +177,13 @@ impl DeadLetterTopic {
         ] {
             headers = headers.insert(Header { key, value });
         }
+        if !has_payload {
+            headers = headers.insert(Header { key: "payload_omitted", value: Some("too large") });
+        }
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(&self.target.topic, letter_idx).headers(headers);
         record.key = polled.key(message);
-        record.payload = polled.payload(message);
+        record.payload = polled.payload(message).filter(|_| has_payload);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam_channel::{Receiver, Sender};
 
-use super::dead_letter_topic::DeadLetterTopic;
 use super::sqlstate::Remedy;
 use crate::clock;
 use crate::crash_point::{self, CrashPoint};
@@ -49,8 +48,6 @@ pub struct Writer<S> {
     pub progress: Sender<Progress>,
     /// Where rows go.
     pub sink: S,
-    /// Where dead letters go besides, if anywhere.
-    pub dead_letter_topic: Option<DeadLetterTopic>,
     /// Records Kafka timestamp to durable, row by row.
     pub latency: LatencyRecorder,
 }
@@ -62,9 +59,6 @@ impl<S: RowSink> Writer<S> {
             let written = self.write_with_retry(&batch);
             crash_point::reach(CrashPoint::AfterCommit);
             self.record_latency(&batch);
-            if let Some(topic) = &mut self.dead_letter_topic {
-                topic.publish(&batch, &written.refused);
-            }
             if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
                 break; // The committer is gone and reports its own error.
             }
@@ -162,9 +156,7 @@ mod tests {
         drop(batches);
         let sink = Flaky { failures_left: 2, attempts: 0 };
         let latency = Latency::new(1).unwrap();
-        Writer { write_batches, progress, sink, dead_letter_topic: None, latency: latency.recorder(0) }
-            .run()
-            .unwrap();
+        Writer { write_batches, progress, sink, latency: latency.recorder(0) }.run().unwrap();
         let reports: Vec<_> = reports.iter().collect();
         assert!(
             matches!(&reports[..], [Progress::Durable(outcomes)] if outcomes[0].span == span),

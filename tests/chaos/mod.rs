@@ -90,10 +90,13 @@ fn produce(source: &Source<'_>, seed: u64, is_over: &AtomicBool) -> Truth {
     let mut truth = Truth::default();
     let mut slice_seed = seed.wrapping_mul(1_000_000);
     while !is_over.load(Ordering::SeqCst) {
-        let _unchanged = source.topic_is_stable.lock().unwrap();
+        let unchanged = source.topic_is_stable.lock().unwrap();
         let slice = Traffic { seed: slice_seed, ..traffic(SLICE_MESSAGES, "50%") };
         truth.merge(&generate(source.topic, slice, steady(RATE)));
         slice_seed += 1;
+        drop(unchanged);
+        // Whoever waits to change the topic gets his turn.
+        thread::sleep(Duration::from_millis(50));
     }
     let garbage = source.garbage_sent.load(Ordering::SeqCst);
     if garbage > 0 {

@@ -83,7 +83,7 @@ fn no_offset_passes_while_the_dead_letter_topic_is_away() {
         .spawn();
     case.produce(&["{".to_owned(), event("a", now_ms())]);
     processor.wait_for_line("dead letters could not be produced to", PATIENCE);
-    assert_eq!(case.dead_letters(), 1, "it is in the database");
+    assert_eq!(case.dead_letters(), 0, "what is committed is never read again: nothing is");
     assert!(matches!(case.topic.committed_offsets(&case.group)[..], [None | Some(0)]));
 
     broker.restart();
