@@ -14,13 +14,7 @@ SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh 
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
 # Present as soon as the tests in tests/wasm are.
-NODE_MODULES := $(patsubst %/package-lock.json,.PHONY: chaos
-chaos: ## break servers and processors at random for a while (DURATION=10m SEED=1 REPORT=FILE)
-	@$(STEP) "install what is missing" $(INSTALL) test
-	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
-	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
-
-%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
 
 .PHONY: help
 help: ## list the targets
@@ -58,6 +52,12 @@ unit: ## unit and property tests, which need no server
 integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and a private Kafka broker
 	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test '*' --no-run
 	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS)
+
+.PHONY: chaos
+chaos: ## break servers and processors at random for a while (DURATION=10m SEED=1 REPORT=FILE)
+	@$(STEP) "install what is missing" $(INSTALL) test
+	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
+	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
 
 FUZZ_SECONDS ?= 60
 # What the fuzzer finds goes below fuzz/target; the committed corpora are only read.
