@@ -13,6 +13,8 @@ WITH_SERVERS := tests/servers/with
 SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh install postgres stop with) $(addprefix tuning/,common.sh drain-settings fetch-settings)
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
+# These load the machine themselves, and run one after the other.
+LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory
 # Present as soon as the tests in tests/wasm are.
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
 
@@ -51,7 +53,8 @@ unit: ## unit and property tests, which need no server
 .PHONY: integration
 integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and a private Kafka broker
 	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test '*' --no-run
-	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS)
+	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,$(LONELY_TESTS))
+	@$(STEP) "tests under load" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=1 $(LONELY_TESTS)
 
 .PHONY: chaos
 chaos: ## break servers and processors at random for a while (DURATION=10m SEED=1 REPORT=FILE)
@@ -60,7 +63,8 @@ chaos: ## break servers and processors at random for a while (DURATION=10m SEED=
 	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
 
 FUZZ_SECONDS ?= 60
-# What the fuzzer finds goes below fuzz/target; the committed corpora are only read.
+# What the fuzzer finds goes below fuzz/target; the committed corpora are only read. No sanitizer: there is no unsafe code
+# here, and librdkafka and zstd do not link with one.
 
 .PHONY: fuzz
 fuzz: ## fuzz the pure parts, FUZZ_SECONDS=60 each (needs a nightly toolchain and cargo-fuzz)
@@ -68,7 +72,7 @@ fuzz: ## fuzz the pure parts, FUZZ_SECONDS=60 each (needs a nightly toolchain an
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "missing: cargo-fuzz (cargo install cargo-fuzz)" >&2; exit 1; }
 	@for target in decode encode config watermarks; do \
 	    mkdir -p "fuzz/target/corpus/$$target"; \
-	    $(STEP) "fuzz $$target" cargo +nightly fuzz run "$$target" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	    $(STEP) "fuzz $$target" cargo +nightly fuzz run --sanitizer none "$$target" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
 %/node_modules/.package-lock.json: %/package-lock.json
