@@ -11,7 +11,7 @@ use super::fleet::Fleet;
 use crate::database::{Database, profiles};
 use crate::pipeline::{Case, ORGANIZATION};
 use crate::support::{
-    PrivateBroker, PrivatePostgres, Processor, Proxy, Record, TestDatabase, TestTopic, eventually,
+    PrivateBroker, PrivatePostgres, Processor, Proxy, Record, SmallDisk, TestDatabase, TestTopic, eventually,
 };
 
 /// Longer than the session timeout below.
@@ -44,7 +44,9 @@ pub(super) enum Fault {
     BrokerCrashes,
     BrokerAway,
     DatabaseSlow,
+    BrokerSlow,
     ConnectionsCut,
+    ConnectionsReset,
     CommitsUnanswered,
     DatabaseSilent,
     BrokerSilent,
@@ -53,7 +55,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::ProcessorKilled,
         Self::ProcessorTerminated,
         Self::ProcessorFrozen,
@@ -66,7 +68,9 @@ impl Fault {
         Self::BrokerCrashes,
         Self::BrokerAway,
         Self::DatabaseSlow,
+        Self::BrokerSlow,
         Self::ConnectionsCut,
+        Self::ConnectionsReset,
         Self::CommitsUnanswered,
         Self::DatabaseSilent,
         Self::BrokerSilent,
@@ -85,24 +89,66 @@ impl Fault {
             Self::BackendsTerminated => "pg_terminate_backend of writers, for 3 s",
             Self::ConnectionsRefused => "too many connections, for 20 s",
             Self::TableLocked => "a lock on the table, beyond the lock timeout",
-            Self::DiskFull => "disk full, for 3 s (a trigger raises SQLSTATE 53100)",
+            Self::DiskFull => "disk full, for 3 s",
             Self::BrokerCrashes => "SIGKILL of the broker, and restart",
             Self::BrokerAway => "the broker away beyond the session timeout",
             Self::DatabaseSlow => "50 ms more each way to the database, for 4 s",
-            Self::ConnectionsCut => "all connections to both servers cut, three times",
-            Self::CommitsUnanswered => "connections cut between COMMIT and its answer",
+            Self::BrokerSlow => "50 ms more each way to the broker, for 4 s",
+            Self::ConnectionsCut => "all connections to both servers end with FIN, three times",
+            Self::ConnectionsReset => "all connections to both servers end with RST, three times",
+            Self::CommitsUnanswered => "connections cut between COMMIT and its answer, six times",
             Self::DatabaseSilent => "the database takes everything and answers nothing, for 5 s",
             Self::BrokerSilent => "the broker takes everything and answers nothing, for 5 s",
             Self::PartitionAdded => "a partition added to the topic",
             Self::GarbageBurst => "a burst of 500 malformed messages",
         }
     }
+
+    /// Whether both can happen at the same time and each still means what it says.
+    pub(super) fn may_overlap(self, other: Self) -> bool {
+        let sides = [self.side(), other.side()];
+        sides[0] != sides[1] && !sides.contains(&Side::All)
+    }
+
+    fn side(self) -> Side {
+        match self {
+            Self::ProcessorKilled
+            | Self::ProcessorTerminated
+            | Self::ProcessorFrozen
+            | Self::ProcessorJoinsAndLeaves => Side::Processors,
+            Self::DatabaseCrashes
+            | Self::BackendsTerminated
+            | Self::ConnectionsRefused
+            | Self::TableLocked
+            | Self::DiskFull
+            | Self::DatabaseSlow
+            | Self::CommitsUnanswered
+            | Self::DatabaseSilent => Side::Database,
+            Self::BrokerCrashes
+            | Self::BrokerAway
+            | Self::BrokerSlow
+            | Self::BrokerSilent
+            | Self::PartitionAdded
+            | Self::GarbageBurst => Side::Broker,
+            Self::ConnectionsCut | Self::ConnectionsReset => Side::All,
+        }
+    }
+}
+
+/// What a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Processors,
+    Database,
+    Broker,
+    All,
 }
 
 /// Everything that a run is made of.
 pub(super) struct World {
     pub(super) fleet: Mutex<Fleet>,
-    pub(super) case: Case,
+    /// Leads to the database past the proxy.
+    pub(super) database_url: String,
     /// Held while keys must go to the partitions they went to before.
     topic_is_stable: Mutex<()>,
     garbage_sent: AtomicU64,
@@ -110,6 +156,8 @@ pub(super) struct World {
     to_broker: Proxy,
     broker: PrivateBroker,
     postgres: PrivatePostgres,
+    /// Under the database, after it: dropped once the server has ended.
+    disk: Option<SmallDisk>,
 }
 
 /// What the producer's thread sees of it.
@@ -120,14 +168,20 @@ pub(super) struct Source<'a> {
 }
 
 impl World {
-    pub(super) fn start() -> Self {
+    /// With the topic and the database in it.
+    pub(super) fn start() -> (Self, Case) {
         let to_broker = Proxy::start();
         let advertised = format!("advertised.listeners=PLAINTEXT://{}", to_broker.address());
         let broker = PrivateBroker::start_with(&[&advertised]);
         to_broker.lead_to(&broker.address());
         let postgres = PrivatePostgres::start();
-        let database =
-            Database::migrated_in(TestDatabase::create_at(&postgres.url()), profiles().pop().unwrap());
+        let database = TestDatabase::create_at(&postgres.url());
+        let disk = SmallDisk::mount();
+        match &disk {
+            Some(disk) => move_to_disk(&database, &postgres, disk),
+            None => eprintln!("chaos: mounting is not allowed here: a trigger says that the disk is full"),
+        }
+        let database = Database::migrated_in(database, profiles().pop().unwrap());
         let (to_database, url) = Proxy::before_database(&database.test.url());
         let case = Case::with(TestTopic::create_at(to_broker.address(), 8), database);
         let (brokers, topic, group) =
@@ -140,42 +194,44 @@ impl World {
                 .env("DATABASE_URL", &url);
             SETTINGS.iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         };
-        Self {
+        let world = Self {
             fleet: Mutex::new(Fleet::new(build)),
-            case,
+            database_url: case.database.test.url(),
             topic_is_stable: Mutex::default(),
             garbage_sent: AtomicU64::new(0),
             to_database,
             to_broker,
             broker,
             postgres,
-        }
+            disk,
+        };
+        (world, case)
     }
 
-    pub(super) fn source(&self) -> Source<'_> {
-        let Self { case, topic_is_stable, garbage_sent, .. } = self;
-        Source { topic: &case.topic, topic_is_stable, garbage_sent }
+    pub(super) fn source<'a>(&'a self, topic: &'a TestTopic) -> Source<'a> {
+        let Self { topic_is_stable, garbage_sent, .. } = self;
+        Source { topic, topic_is_stable, garbage_sent }
     }
 
-    /// The database, past the proxy.
-    pub(super) fn database_url(&self) -> String {
-        self.case.database.test.url()
+    pub(super) fn has_small_disk(&self) -> bool {
+        self.disk.is_some()
     }
 
     /// Lets a fault happen, and mends it.
-    pub(super) fn strike(&self, fault: Fault, random: u64) {
+    pub(super) fn strike(&self, topic: &TestTopic, fault: Fault, random: u64) {
         let pause = |millis| thread::sleep(Duration::from_millis(millis));
-        let mut fleet = self.fleet.lock().unwrap();
         match fault {
-            Fault::ProcessorKilled => fleet.get(random).kill(),
-            Fault::ProcessorTerminated => fleet.get(random).terminate(),
+            Fault::ProcessorKilled => self.fleet.lock().unwrap().get(random).kill(),
+            Fault::ProcessorTerminated => self.fleet.lock().unwrap().get(random).terminate(),
             Fault::ProcessorFrozen => {
+                let mut fleet = self.fleet.lock().unwrap();
                 let frozen = fleet.get(random);
                 frozen.freeze();
                 thread::sleep(BEYOND_SESSION);
                 frozen.thaw();
             }
             Fault::ProcessorJoinsAndLeaves => {
+                let mut fleet = self.fleet.lock().unwrap();
                 let guest = fleet.spawn();
                 pause(4_000);
                 guest.terminate();
@@ -201,15 +257,17 @@ impl World {
                 }
                 self.broker.restart();
             }
-            Fault::DatabaseSlow => {
-                self.to_database.delay(Duration::from_millis(50));
-                pause(4_000);
-                self.to_database.delay(Duration::ZERO);
-            }
+            Fault::DatabaseSlow => be_slow(&self.to_database),
+            Fault::BrokerSlow => be_slow(&self.to_broker),
             Fault::ConnectionsCut => {
                 for _ in 0..3 {
-                    self.to_database.cut();
-                    self.to_broker.cut();
+                    [&self.to_database, &self.to_broker].into_iter().for_each(Proxy::cut);
+                    pause(700);
+                }
+            }
+            Fault::ConnectionsReset => {
+                for _ in 0..3 {
+                    [&self.to_database, &self.to_broker].into_iter().for_each(Proxy::reset);
                     pause(700);
                 }
             }
@@ -222,16 +280,16 @@ impl World {
             Fault::BrokerSilent => be_silent(&self.to_broker),
             Fault::PartitionAdded => {
                 let _between_slices = self.topic_is_stable.lock().unwrap();
-                self.case.topic.add_partition();
+                topic.add_partition();
             }
-            Fault::GarbageBurst => self.send_garbage(),
+            Fault::GarbageBurst => self.send_garbage(topic),
         }
     }
 
     fn client(&self) -> Client {
         // A server that has just come back may still recover.
         eventually("a connection past the proxy", Duration::from_secs(30), || {
-            Client::connect(&self.database_url(), NoTls)
+            Client::connect(&self.database_url, NoTls)
         })
     }
 
@@ -255,7 +313,7 @@ impl World {
     fn take_all_connections(&self) {
         let mut taken = vec![self.client()];
         for _ in 0..40 {
-            while let Ok(client) = Client::connect(&self.database_url(), NoTls) {
+            while let Ok(client) = Client::connect(&self.database_url, NoTls) {
                 taken.push(client);
             }
             taken[0]
@@ -270,6 +328,11 @@ impl World {
     }
 
     fn fill_disk(&self) {
+        if let Some(disk) = &self.disk {
+            disk.fill();
+            thread::sleep(Duration::from_secs(3));
+            return disk.empty();
+        }
         let mut client = self.client();
         client
             .batch_execute(
@@ -283,12 +346,29 @@ impl World {
         client.batch_execute("DROP FUNCTION disk_is_full CASCADE").unwrap();
     }
 
-    fn send_garbage(&self) {
+    fn send_garbage(&self, topic: &TestTopic) {
         let records: Vec<_> =
             (0..GARBAGE_MESSAGES).map(|_| Record::new(ORGANIZATION, b"{\"time\":")).collect();
-        self.case.topic.produce(&records);
+        topic.produce(&records);
         self.garbage_sent.fetch_add(GARBAGE_MESSAGES, Ordering::SeqCst);
     }
+}
+
+/// Tables and indexes go to the small disk, and the log of the server stays where it is.
+fn move_to_disk(database: &TestDatabase, postgres: &PrivatePostgres, disk: &SmallDisk) {
+    let mut client = Client::connect(&postgres.url(), NoTls).unwrap();
+    let directory = disk.directory_for_postgres();
+    client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{directory}'")).unwrap();
+    // Not while TimescaleDB's launcher visits it.
+    eventually("the database moves to the small disk", Duration::from_secs(30), || {
+        client.batch_execute(&format!("ALTER DATABASE {} SET TABLESPACE small", database.name()))
+    });
+}
+
+fn be_slow(proxy: &Proxy) {
+    proxy.delay(Duration::from_millis(50));
+    thread::sleep(Duration::from_secs(4));
+    proxy.delay(Duration::ZERO);
 }
 
 /// Old connections are cut at the end: a client that waits for an answer in them waits for ever.

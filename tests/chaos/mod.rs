@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use usage_processor::generate::{Traffic, Truth};
+use usage_processor::generate::{GenerateError, Traffic, Truth};
 
 use self::faults::{Fault, Source, World};
 use self::report::Report;
-use super::{generate, steady, traffic};
+use super::{Case, steady, traffic, try_to_generate};
 use crate::support::{Processor, eventually};
 
 /// How long everything may take to be written and committed once nothing is broken any more.
@@ -34,24 +34,30 @@ fn under_every_kind_of_fault_everything_is_there_exactly_once() {
     let seed = variable("CHAOS_SEED").map_or(1, |text| text.parse().expect("CHAOS_SEED is a number"));
     let duration = variable("CHAOS_DURATION")
         .map(|text| humantime::parse_duration(&text).expect("CHAOS_DURATION is a duration such as 10m"));
-    let mut world = World::start();
+    let (world, mut case) = World::start();
     let mut report = Report::new(seed);
     let (is_over, sampler_is_over) = (AtomicBool::new(false), AtomicBool::new(false));
     let longest_pause_ms = AtomicU64::new(0);
     let truth = thread::scope(|scope| {
-        let (database_url, source) = (world.database_url(), world.source());
+        let (world, topic, source) = (&world, &case.topic, world.source(&case.topic));
         let (sampler_is_over, longest_pause_ms, is_over) = (&sampler_is_over, &longest_pause_ms, &is_over);
-        scope.spawn(move || watch_progress(&database_url, sampler_is_over, longest_pause_ms));
+        scope.spawn(move || watch_progress(&world.database_url, sampler_is_over, longest_pause_ms));
         let producer = scope.spawn(move || produce(&source, seed, is_over));
+        // However this ends: the scope waits for both.
+        let (_producer_ends, sampler_ends) = (SetAtEnd(is_over), SetAtEnd(sampler_is_over));
         world.fleet.lock().unwrap().fill();
         let started = Instant::now();
-        for (fault, random) in plan(seed, duration.is_some()) {
+        for step in plan(seed, duration.is_some()) {
             if duration.is_some_and(|duration| started.elapsed() >= duration) {
                 break;
             }
-            report.begin(fault, started.elapsed());
-            world.strike(fault, random);
-            thread::sleep(Duration::from_millis(500 + random % 1_000));
+            report.begin(&step, started.elapsed());
+            thread::scope(|at_once| {
+                for &(fault, random) in &step {
+                    at_once.spawn(move || world.strike(topic, fault, random));
+                }
+            });
+            thread::sleep(Duration::from_millis(500 + step[0].1 % 1_000));
             world.fleet.lock().unwrap().fill();
         }
         is_over.store(true, Ordering::SeqCst);
@@ -59,29 +65,51 @@ fn under_every_kind_of_fault_everything_is_there_exactly_once() {
         eprintln!("chaos: {} messages sent; draining", truth.messages);
         eventually("everything is committed", DRAIN_PATIENCE, || {
             world.fleet.lock().unwrap().fill();
-            world.case.is_at_end()
+            case.is_at_end()
         });
-        sampler_is_over.store(true, Ordering::SeqCst);
+        drop(sampler_ends);
         truth
     });
     world.fleet.lock().unwrap().end();
-    report.finish(&mut world, &truth, longest_pause_ms.load(Ordering::SeqCst));
-    assert_all_is_there_once(&mut world, &truth);
+    report.finish(&world, &mut case, &truth, longest_pause_ms.load(Ordering::SeqCst));
+    assert_all_is_there_once(&mut case, &truth);
+}
+
+/// Sets a flag when it is dropped.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-/// The faults of a seed, each with a number to choose targets by: once through all kinds, in random
-/// order, and on and on for a run of a given duration.
-fn plan(seed: u64, is_endless: bool) -> impl Iterator<Item = (Fault, u64)> {
+/// Faults that happen at the same time, each with a number to choose targets by: one, or two.
+type Step = Vec<(Fault, u64)>;
+
+/// The faults of a seed: once through all kinds, in random order, and on and on for a run of a given
+/// duration. About half of those that can overlap with the next one do.
+fn plan(seed: u64, is_endless: bool) -> impl Iterator<Item = Step> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let rounds = if is_endless { usize::MAX } else { 1 };
     (0..rounds).flat_map(move |_| {
         let mut kinds = Fault::ALL;
         kinds.shuffle(&mut random);
-        kinds.map(|kind| (kind, random.random()))
+        let mut steps: Vec<Step> = Vec::new();
+        for kind in kinds {
+            let strike = (kind, random.random());
+            match steps.last_mut() {
+                Some(step) if step.len() == 1 && step[0].0.may_overlap(kind) && random.random() => {
+                    step.push(strike);
+                }
+                _ => steps.push(vec![strike]),
+            }
+        }
+        steps
     })
 }
 
@@ -92,7 +120,14 @@ fn produce(source: &Source<'_>, seed: u64, is_over: &AtomicBool) -> Truth {
     while !is_over.load(Ordering::SeqCst) {
         let unchanged = source.topic_is_stable.lock().unwrap();
         let slice = Traffic { seed: slice_seed, ..traffic(SLICE_MESSAGES, "50%") };
-        truth.merge(&generate(source.topic, slice, steady(RATE)));
+        // A broker that is away for longer than a client tries to reach it has not had any of the slice.
+        let sent = eventually("a broker to send to", DRAIN_PATIENCE, || {
+            match try_to_generate(source.topic, slice.clone(), steady(RATE)) {
+                Err(error @ GenerateError::Connect { .. }) => Err(error),
+                result => Ok(result.unwrap()),
+            }
+        });
+        truth.merge(&sent);
         slice_seed += 1;
         drop(unchanged);
         // Whoever waits to change the topic gets his turn.
@@ -127,8 +162,7 @@ fn watch_progress(database_url: &str, is_over: &AtomicBool, longest_pause_ms: &A
     }
 }
 
-fn assert_all_is_there_once(world: &mut World, truth: &Truth) {
-    let case = &mut world.case;
+fn assert_all_is_there_once(case: &mut Case, truth: &Truth) {
     case.database.reconnect();
     case.assert_truth(truth);
     let doubled = case

@@ -25,7 +25,7 @@ use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use usage_processor::generate::{self, GenerateOptions, Pace, Share, Traffic, Truth};
+use usage_processor::generate::{self, GenerateError, GenerateOptions, Pace, Share, Traffic, Truth};
 use usage_processor::migrations::Profile;
 
 use crate::database::{Database, profiles};
@@ -164,6 +164,10 @@ fn first_difference(expected: &[String], found: &[String]) -> String {
 }
 
 fn generate(topic: &TestTopic, traffic: Traffic, pace: Pace) -> Truth {
+    try_to_generate(topic, traffic, pace).unwrap()
+}
+
+fn try_to_generate(topic: &TestTopic, traffic: Traffic, pace: Pace) -> Result<Truth, GenerateError> {
     let options = GenerateOptions {
         brokers: topic.brokers().to_owned(),
         topic: topic.name().to_owned(),
@@ -173,7 +177,7 @@ fn generate(topic: &TestTopic, traffic: Traffic, pace: Pace) -> Truth {
         pace,
         start_time: None,
     };
-    generate::run(&options, &mut |_| ControlFlow::Continue(())).unwrap().truth
+    Ok(generate::run(&options, &mut |_| ControlFlow::Continue(()))?.truth)
 }
 
 /// Traffic with 3 % retries, of which `retimed` carry another time, and 1 % malformed messages.

@@ -28,6 +28,10 @@ impl TestDatabase {
         database
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The URL to connect to it, password included.
     pub(crate) fn url(&self) -> String {
         let (server, _) = self.server_url.rsplit_once('/').expect("a URL with a database in it");

@@ -7,12 +7,14 @@ mod database;
 mod processor;
 mod proxy;
 mod servers;
+mod small_disk;
 mod topic;
 
 pub(crate) use database::{TestDatabase, server_client};
 pub(crate) use processor::{Processor, ProcessorBuilder};
 pub(crate) use proxy::Proxy;
 pub(crate) use servers::{PrivateBroker, PrivatePostgres};
+pub(crate) use small_disk::SmallDisk;
 pub(crate) use topic::{Record, TestTopic};
 
 use std::fmt::Debug;
