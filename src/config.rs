@@ -82,6 +82,12 @@ pub struct ConfigError {
     pub mistakes: Vec<Mistake>,
 }
 
+impl From<Mistake> for ConfigError {
+    fn from(mistake: Mistake) -> Self {
+        Self { mistakes: vec![mistake] }
+    }
+}
+
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {

@@ -29,8 +29,7 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::Run(args) => Ok(run::run(args)?),
         Command::CheckConfig(args) => Ok(check_config::run(args)?),
         Command::Migrate { database, migrate: args } => {
-            let config =
-                maintenance_config(database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
+            let config = maintenance_config(database).map_err(ConfigError::from)?;
             Ok(migrate::run(args, &mut connect::connect(&config)?)?)
         }
         Command::DeadLetters(args) => Ok(dead_letters::run(args)?),

@@ -5,11 +5,10 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::connect::{ConnectError, connect};
+use super::connect::{SetupError, open};
 use crate::cli::{DatabaseArgs, EventArgs};
-use crate::config::{ConfigError, event_rules, maintenance_config};
+use crate::config::{event_rules, maintenance_config};
 use crate::ledger::audit::{self, AuditError, Outcome, Report};
-use crate::migrations::{self, MigrateError};
 
 /// Arguments of `audit`.
 #[derive(Debug, Clone, Args)]
@@ -28,15 +27,9 @@ pub struct AuditArgs {
 /// Why `audit` did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditCommandError {
-    /// The configuration is wrong.
+    /// The configuration is wrong, or the database cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// No connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The database is not as it must be.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
+    Setup(#[from] SetupError),
     /// The audit failed, and says nothing.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -50,11 +43,9 @@ pub enum AuditCommandError {
 
 /// Audits and prints.
 pub fn run(args: &AuditArgs) -> Result<(), AuditCommandError> {
-    let (_, limits) = event_rules(&args.events)?;
-    let config =
-        maintenance_config(&args.database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
-    let mut client = connect(&config)?;
-    migrations::ensure_current(&mut client)?;
+    let (_, limits) = event_rules(&args.events).map_err(SetupError::from)?;
+    let config = maintenance_config(&args.database).map_err(SetupError::from)?;
+    let (mut client, _) = open(&config)?;
     let report = audit::audit(&mut client, limits.clock_skew_max)?;
     let mut out = io::stdout().lock();
     if args.json {

@@ -7,11 +7,10 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
-use super::connect::{ConnectError, connect, describe};
+use super::connect::{describe, open};
 use crate::cli::CheckConfigArgs;
 use crate::config::{Config, ConfigError, core_count, format_duration};
 use crate::error_chain::error_chain;
-use crate::migrations::{self, MigrateError};
 use crate::poll::consumer_config::{DEFAULTS, consumer_config};
 use crate::poll::start_position::OffsetReset;
 
@@ -128,18 +127,8 @@ fn try_kafka(config: &Config) -> Result<String, String> {
 }
 
 fn try_database(config: &Config) -> Result<String, String> {
-    #[derive(Debug, thiserror::Error)]
-    enum DatabaseError {
-        #[error(transparent)]
-        Connect(#[from] ConnectError),
-        #[error(transparent)]
-        Migrate(#[from] MigrateError),
-    }
-    let attempt = || -> Result<String, DatabaseError> {
-        let mut client = connect(&config.database)?;
-        Ok(migrations::ensure_current(&mut client)?.to_string())
-    };
-    attempt().map_err(|error| error_chain(&error))
+    let (_, server) = open(&config.database).map_err(|error| error_chain(&error))?;
+    Ok(server.to_string())
 }
 
 #[cfg(test)]

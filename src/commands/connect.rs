@@ -1,17 +1,68 @@
-//! Connecting to the database before the pipeline starts: an outage is waited for, a refusal is
-//! not.
+//! Reaching a database whose schema is ours, for every command. `run` waits through an outage, even
+//! one that begins between two questions; a refusal, which only a person can mend, ends it at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use postgres::{Client, NoTls};
 
+use crate::config::{ConfigError, Mistake};
 use crate::error_chain::error_chain;
+use crate::migrations::{self, MigrateError, ServerInfo};
 use crate::shutdown::Shutdown;
-use crate::write::sqlstate;
+use crate::write::sqlstate::{self, Remedy};
 use crate::write::writer::pauses;
 
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a request for shutdown is seen.
+const SHUTDOWN_CHECK: Duration = Duration::from_millis(100);
+
+/// Why a command cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database is not as it must be.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The server took the connection and did not say more.
+    #[error("asking {target} about its schema: no answer within {waited:?}")]
+    Silent {
+        /// Which database.
+        target: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// A thread could not be started.
+    #[error("starting a thread to ask the database")]
+    Thread(#[source] io::Error),
+}
+
+impl From<Mistake> for SetupError {
+    fn from(mistake: Mistake) -> Self {
+        Self::Config(mistake.into())
+    }
+}
+
+impl SetupError {
+    /// Whether it may be over the next time.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Thread(_) => false,
+            Self::Silent { .. } | Self::Migrate(MigrateError::LockBusy { .. }) => true,
+            Self::Connect(error) => !sqlstate::is_misconfigured(&error.source),
+            Self::Migrate(error) => {
+                error.server_error().is_some_and(|error| sqlstate::remedy(error) == Remedy::Retry)
+            }
+        }
+    }
+}
 
 /// The server was reached and does not let us in, or was not waited for.
 #[derive(Debug, thiserror::Error)]
@@ -35,24 +86,62 @@ pub fn connect(config: &postgres::Config) -> Result<Client, ConnectError> {
     config.connect(NoTls).map_err(|source| ConnectError { target: describe(&config), source })
 }
 
-/// Connects, waiting for a server that is away until `shutdown` is requested (which gives `None`).
-/// A refusal that only a person can mend (password, role, database) is an error at once.
-pub fn connect_patiently(
+/// Connects once, and makes sure that the schema is ours.
+pub fn open(config: &postgres::Config) -> Result<(Client, ServerInfo), SetupError> {
+    let mut client = connect(config)?;
+    let server = migrations::ensure_current(&mut client)?;
+    Ok((client, server))
+}
+
+/// Connects and prepares, waiting for a server that is away, or goes away meanwhile, until `shutdown`
+/// is requested (which gives `None`). What only a person can mend (password, role, database, a schema
+/// that is missing) is an error at once. An answer may take `patience`.
+pub fn prepare_patiently<T: Send + 'static>(
     config: &postgres::Config,
     shutdown: &Shutdown,
-) -> Result<Option<Client>, ConnectError> {
+    patience: Duration,
+    prepare: fn(&mut Client) -> Result<T, MigrateError>,
+) -> Result<Option<T>, SetupError> {
     for pause in pauses() {
-        match connect(config) {
-            Ok(client) => return Ok(Some(client)),
-            Err(error) if sqlstate::is_misconfigured(&error.source) => return Err(error),
-            Err(error) => log::warn!("{}; trying again in {pause:?}", error_chain(&error)),
+        let outcome = attempt(config, shutdown, patience, move |config| {
+            prepare(&mut connect(config)?).map_err(SetupError::from)
+        });
+        match outcome {
+            Err(error) if error.is_transient() => {
+                log::warn!("{}; trying again in {pause:?}", error_chain(&error));
+            }
+            done => return done,
         }
-        std::thread::sleep(pause);
+        thread::sleep(pause);
         if shutdown.is_requested() {
             break;
         }
     }
     Ok(None)
+}
+
+/// On a thread of its own, which is left behind with its connection when the server says nothing.
+fn attempt<T: Send + 'static>(
+    config: &postgres::Config,
+    shutdown: &Shutdown,
+    patience: Duration,
+    ask: impl FnOnce(&postgres::Config) -> Result<T, SetupError> + Send + 'static,
+) -> Result<Option<T>, SetupError> {
+    let (sender, answer) = bounded(1);
+    let asked = config.clone();
+    thread::Builder::new()
+        .name("setup".to_owned())
+        .spawn(move || drop(sender.send(ask(&asked))))
+        .map_err(SetupError::Thread)?;
+    let started = Instant::now();
+    loop {
+        match answer.recv_timeout(SHUTDOWN_CHECK) {
+            Ok(answer) => return answer.map(Some),
+            Err(RecvTimeoutError::Timeout) if shutdown.is_requested() => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if started.elapsed() < patience => {}
+            Err(_) => return Err(SetupError::Silent { target: describe(config), waited: patience }),
+        }
+    }
 }
 
 /// `database usage at db.internal:5432 as billing`, without the password.

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::connect::{ConnectError, connect};
+use super::connect::{SetupError, open};
 use crate::cli::{DatabaseArgs, EventArgs};
-use crate::config::{ConfigError, Mistake, database_config, event_rules, maintenance_config};
+use crate::config::{database_config, event_rules, maintenance_config};
 use crate::dead_letters::filter::{Filter, OffsetRange};
 use crate::dead_letters::letter::{self, Bytes, Letter, Order};
 use crate::dead_letters::purge::purge;
 use crate::dead_letters::replay::{ReplayError, ReplayRules, Replayed, replay};
-use crate::migrations::{self, MigrateError, Profile};
+use crate::migrations::Profile;
 use crate::write::replay::ReplaySession;
 
 /// Arguments of `dead-letters`.
@@ -96,15 +96,9 @@ pub enum DeadLettersAction {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
-    /// The configuration is wrong.
+    /// The configuration is wrong, or the database cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The database refuses us.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The database is not as it must be.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
+    Setup(#[from] SetupError),
     /// Letters could not be read or deleted.
     #[error("reading or deleting dead letters")]
     Query(#[from] postgres::Error),
@@ -153,9 +147,9 @@ pub fn run(args: &DeadLettersArgs) -> Result<(), DeadLettersError> {
             file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         }
         DeadLettersAction::Replay { filter, events, include_conflicts, dry_run } => {
-            let (dedup_window, time_limits) = event_rules(events)?;
-            let config = judged(maintenance_config(&args.database))?;
-            let server = migrations::ensure_current(&mut connect(&config)?)?;
+            let (dedup_window, time_limits) = event_rules(events).map_err(SetupError::from)?;
+            let config = maintenance_config(&args.database).map_err(SetupError::from)?;
+            let (_, server) = open(&config)?;
             let rules = ReplayRules {
                 time_limits,
                 dedup_window,
@@ -167,8 +161,7 @@ pub fn run(args: &DeadLettersArgs) -> Result<(), DeadLettersError> {
             print_replayed(&replay(&mut session, filter, rules)?, *dry_run, &mut out)?;
         }
         DeadLettersAction::Purge { filter, yes } => {
-            let mut client = connect(&judged(maintenance_config(&args.database))?)?;
-            migrations::ensure_current(&mut client)?;
+            let (mut client, _) = open(&maintenance_config(&args.database).map_err(SetupError::from)?)?;
             if !yes {
                 let letter_count = letter::count(&mut client, filter)?;
                 return Err(DeadLettersError::Unconfirmed { letter_count });
@@ -181,14 +174,8 @@ pub fn run(args: &DeadLettersArgs) -> Result<(), DeadLettersError> {
     Ok(out.flush()?)
 }
 
-fn judged(config: Result<postgres::Config, Mistake>) -> Result<postgres::Config, ConfigError> {
-    config.map_err(|mistake| ConfigError { mistakes: vec![mistake] })
-}
-
-fn open(database: &DatabaseArgs) -> Result<postgres::Client, DeadLettersError> {
-    let mut client = connect(&judged(database_config(database))?)?;
-    migrations::ensure_current(&mut client)?;
-    Ok(client)
+fn open_to_read(database: &DatabaseArgs) -> Result<postgres::Client, SetupError> {
+    Ok(open(&database_config(database)?)?.0)
 }
 
 /// How many letters a list shows unless told otherwise.
@@ -204,7 +191,7 @@ fn list(database: &DatabaseArgs, filter: &Filter, out: &mut impl Write) -> Resul
         out,
         "{received:<24}  {topic:<20}  {partition:>9}  {offset:>12}  {reason:<17}  {replay:<9}  DETAIL"
     )?;
-    letter::for_each(&mut open(database)?, &filter, Order::Newest, |letter| {
+    letter::for_each(&mut open_to_read(database)?, &filter, Order::Newest, |letter| {
         let Letter { received_at, topic, partition, offset, reason, .. } = letter;
         let replay = letter.replay_outcome.as_deref().unwrap_or("-");
         let detail: String = escaped(&letter.detail).chars().take(DETAIL_CHARS_MAX).collect();
@@ -230,7 +217,7 @@ fn show(
         ..Filter::default()
     };
     let mut shown_count = 0_u32;
-    letter::for_each(&mut open(database)?, &filter, Order::Newest, |letter| {
+    letter::for_each(&mut open_to_read(database)?, &filter, Order::Newest, |letter| {
         shown_count += 1;
         let replay = match (&letter.replayed_at, &letter.replay_outcome) {
             (Some(at), Some(outcome)) => format!("{outcome} at {at}"),
@@ -275,7 +262,7 @@ fn create(path: &Path) -> Result<File, DeadLettersError> {
 }
 
 fn export(database: &DatabaseArgs, filter: &Filter, out: &mut impl Write) -> Result<(), DeadLettersError> {
-    letter::for_each(&mut open(database)?, filter, Order::Offset, |letter| {
+    letter::for_each(&mut open_to_read(database)?, filter, Order::Offset, |letter| {
         serde_json::to_writer(&mut *out, letter).map_err(io::Error::from)?;
         Ok::<_, DeadLettersError>(out.write_all(b"\n")?)
     })

@@ -117,8 +117,7 @@ struct Demo {
 
 impl Demo {
     fn prepare(args: &DemoArgs) -> Result<Self, DemoError> {
-        let database =
-            database_config(&args.database).map_err(|mistake| ConfigError { mistakes: vec![mistake] })?;
+        let database = database_config(&args.database).map_err(ConfigError::from)?;
         let shutdown = Shutdown::default();
         shutdown.on_signals().map_err(DemoError::Signals)?;
         let seed = args.seed.map_or_else(|| rand::rngs::OsRng.try_next_u64().map_err(DemoError::Seed), Ok)?;

@@ -17,7 +17,7 @@ use std::error::Error;
 use crate::cli::exit_code;
 use crate::commands::audit::AuditCommandError;
 use crate::commands::check_config::CheckConfigError;
-use crate::commands::connect::ConnectError;
+use crate::commands::connect::{ConnectError, SetupError};
 use crate::commands::dead_letters::DeadLettersError;
 use crate::commands::migrate::MigrateCommandError;
 use crate::commands::rewind::RewindError;
@@ -32,8 +32,7 @@ use crate::stage::StageError;
 pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     if let Some(error) = error.downcast_ref::<RunError>() {
         return match error {
-            RunError::Config(_) => exit_code::CONFIGURATION,
-            RunError::Connect(_) | RunError::Migrate(_) => exit_code::REFUSED,
+            RunError::Setup(error) => exit_code_of_setup(error),
             RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
             RunError::Pipeline(_) | RunError::Signals(_) | RunError::Summary(_) => exit_code::FAILED,
         };
@@ -44,24 +43,19 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         Some(CheckConfigError::Print(_)) | None => {}
     }
     match error.downcast_ref::<DeadLettersError>() {
-        Some(DeadLettersError::Config(_) | DeadLettersError::Unconfirmed { .. }) => {
-            return exit_code::CONFIGURATION;
-        }
-        Some(DeadLettersError::Connect(_) | DeadLettersError::Migrate(_)) => return exit_code::REFUSED,
+        Some(DeadLettersError::Unconfirmed { .. }) => return exit_code::CONFIGURATION,
+        Some(DeadLettersError::Setup(error)) => return exit_code_of_setup(error),
         Some(_) | None => {}
     }
     match error.downcast_ref::<AuditCommandError>() {
         Some(AuditCommandError::Inconsistent(_)) => return exit_code::INCONSISTENT,
-        Some(AuditCommandError::Config(_)) => return exit_code::CONFIGURATION,
-        Some(AuditCommandError::Connect(_) | AuditCommandError::Migrate(_)) => return exit_code::REFUSED,
+        Some(AuditCommandError::Setup(error)) => return exit_code_of_setup(error),
         Some(_) | None => {}
     }
     match error.downcast_ref::<RewindError>() {
-        Some(RewindError::Config(_)) => return exit_code::CONFIGURATION,
+        Some(RewindError::Setup(error)) => return exit_code_of_setup(error),
         Some(
-            RewindError::Connect(_)
-            | RewindError::Migrate(_)
-            | RewindError::GroupActive { .. }
+            RewindError::GroupActive { .. }
             | RewindError::NothingToRewind { .. }
             | RewindError::Deleted { .. },
         ) => return exit_code::REFUSED,
@@ -73,6 +67,14 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         exit_code::REFUSED
     } else {
         exit_code::FAILED
+    }
+}
+
+fn exit_code_of_setup(error: &SetupError) -> u8 {
+    match error {
+        SetupError::Config(_) => exit_code::CONFIGURATION,
+        SetupError::Connect(_) | SetupError::Migrate(_) => exit_code::REFUSED,
+        SetupError::Silent { .. } | SetupError::Thread(_) => exit_code::FAILED,
     }
 }
 

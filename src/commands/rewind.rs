@@ -1,6 +1,6 @@
 //! `usage-processor rewind`: reads partitions again on purpose. A new epoch in the ledger says from
 //! where, and the group's committed offsets follow. The group must be stopped: a member that is
-//! at work would enter spans of the old reading under the new epoch.
+//! at work would go on where it is, and not begin anew.
 //!
 //! Nothing is billed twice by it: the unique key keeps out the rows that are there.
 
@@ -11,11 +11,10 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::connect::{ConnectError, connect};
+use super::connect::{SetupError, open};
 use crate::cli::PipelineArgs;
-use crate::config::{Config, ConfigError, core_count};
+use crate::config::{Config, core_count};
 use crate::ledger::{Ledger, LedgerError};
-use crate::migrations::{self, MigrateError};
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
 use crate::poll::consumer_config::consumer_config;
 use crate::poll::start_position::{BeginReason, Beginning, Recorded};
@@ -43,15 +42,9 @@ pub struct RewindArgs {
 /// Why nothing was rewound, or not all that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum RewindError {
-    /// The configuration is wrong.
+    /// The configuration is wrong, or the database cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// No connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The database is not as it must be.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
+    Setup(#[from] SetupError),
     /// The ledger gave no answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -91,8 +84,8 @@ pub enum RewindError {
 
 /// Rewinds.
 pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
-    let config = Config::from_args(&args.pipeline, core_count())?;
-    migrations::ensure_current(&mut connect(&config.database)?)?;
+    let config = Config::from_args(&args.pipeline, core_count()).map_err(SetupError::from)?;
+    open(&config.database)?;
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
     let consumer: BaseConsumer = client.create().map_err(|error| RewindError::Kafka("itself", error))?;
     refuse_active_group(&consumer, &config)?;
@@ -150,7 +143,7 @@ fn beginning(
     args: &RewindArgs,
     recorded: Recorded,
 ) -> Result<Option<Beginning>, RewindError> {
-    let Recorded { partition, epoch, end } = recorded;
+    let Recorded { partition, epoch, end, .. } = recorded;
     let target = match (args.to_offset, args.to_time) {
         (Some(offset), _) => Some(offset),
         (None, Some(time)) => offset_at(consumer, topic, partition, time)?,

@@ -3,30 +3,31 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::connect::{ConnectError, connect_patiently, describe};
+use postgres::Client;
+
+use super::connect::{SetupError, describe, prepare_patiently};
 use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
-use crate::config::{Config, ConfigError, core_count};
-use crate::migrations::{self, MigrateError, ProfileChoice};
+use crate::config::{Config, core_count};
+use crate::migrations::{self, ProfileChoice};
 use crate::pipeline::{self, PipelineError, Report};
 use crate::shutdown::Shutdown;
+
+/// How long the server may take to say what its schema is, as opposed to being away.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long migrations may take: those of a large table are slow.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 /// Why `run` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration is wrong.
+    /// The configuration is wrong, or the database cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Setup(#[from] SetupError),
     /// No signal handlers.
     #[error("installing signal handlers")]
     Signals(#[source] io::Error),
-    /// The database refuses us.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The database is not as it must be.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
     /// The pipeline failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -37,7 +38,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT, or with `--stop-at-end` until everything is processed.
 pub fn run(args: &RunArgs) -> Result<(), RunError> {
-    let config = Config::from_args(&args.pipeline, core_count())?;
+    let config = Config::from_args(&args.pipeline, core_count()).map_err(SetupError::from)?;
     let shutdown = Shutdown::default();
     shutdown.on_signals().map_err(RunError::Signals)?;
     if !prepare_database(&config, args.migrate, &shutdown)? {
@@ -59,17 +60,19 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
 
 /// Reaches the database and makes sure that its schema is ours; `false` if a signal came first.
 /// The connection ends here: from then on only writers have one.
-fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Result<bool, RunError> {
+fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Result<bool, SetupError> {
     if migrate {
         log::info!("migrating {}", describe(&config.maintenance));
-        let Some(mut client) = connect_patiently(&config.maintenance, shutdown)? else { return Ok(false) };
-        for applied in migrations::up(&mut client, ProfileChoice::Auto)? {
-            log::info!("applied migration {}", applied.label());
+        let up = |client: &mut Client| migrations::up(client, ProfileChoice::Auto);
+        let applied = prepare_patiently(&config.maintenance, shutdown, MIGRATION_PATIENCE, up)?;
+        let Some(applied) = applied else { return Ok(false) };
+        for migration in applied {
+            log::info!("applied migration {}", migration.label());
         }
     }
     log::info!("connecting to {}", describe(&config.database));
-    let Some(mut client) = connect_patiently(&config.database, shutdown)? else { return Ok(false) };
-    let server = migrations::ensure_current(&mut client)?;
+    let server = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, migrations::ensure_current)?;
+    let Some(server) = server else { return Ok(false) };
     log::info!("Connected to {server}");
     Ok(true)
 }

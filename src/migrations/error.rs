@@ -1,9 +1,17 @@
 //! What can go wrong while the schema is read or changed. Named by the operation; each message that a user can act
 //! on says how. The server's own error is the source, never part of the message.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use super::Profile;
+
+impl MigrateError {
+    /// What the server or the client said, if it was about that.
+    pub fn server_error(&self) -> Option<&postgres::Error> {
+        self.source()?.downcast_ref()
+    }
+}
 
 /// A migration command, or the check of the schema at start, that failed.
 #[derive(Debug, thiserror::Error)]

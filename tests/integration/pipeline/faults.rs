@@ -35,6 +35,35 @@ fn a_full_pipeline_pauses_and_keeps_its_partitions() {
 }
 
 #[test]
+fn a_database_that_goes_away_while_it_is_asked_about_its_schema_is_waited_for() {
+    let case = Case::new(1);
+    let mut client = case.database.connect();
+    let mut lock = client.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE usage_schema_migrations").unwrap();
+    let mut processor = case.processor().spawn();
+    let terminate = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity
+                      WHERE datname = current_database() AND application_name = 'usage-processor'
+                        AND wait_event_type = 'Lock'";
+    let mut control = case.database.connect();
+    eventually("the question about the schema is cut off", PATIENCE, || {
+        let terminated: String = control.query_one(terminate, &[]).unwrap().get(0);
+        if terminated == "1" { Ok(()) } else { Err(terminated) }
+    });
+    processor.wait_for_line("trying again in", PATIENCE);
+    // Waiting for an answer, it still heeds a signal.
+    eventually("it asks again", PATIENCE, || {
+        let waiting = case.database.test.count(
+            "SELECT count(*) FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        );
+        if waiting == 1 { Ok(()) } else { Err(waiting) }
+    });
+    processor.terminate();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    processor.wait_for_line("stopped before the database was reached", PATIENCE);
+}
+
+#[test]
 fn terminated_backends_lose_and_double_nothing() {
     let mut case = Case::new(8);
     let _processor = case.processor().spawn();
