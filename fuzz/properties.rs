@@ -105,7 +105,13 @@ pub(crate) fn watermarks(data: &[u8]) {
             1..=4 => {
                 let from = issued.last().map_or(start, |(span, _)| span.end);
                 let end = from + i64::from(value % 9);
-                let span = OffsetSpan { partition: 0, generation: Generation(generation), start: from, end };
+                let span = OffsetSpan {
+                    partition: 0,
+                    generation: Generation(generation),
+                    epoch: 1,
+                    start: from,
+                    end,
+                };
                 let outcome = real.issue(IssuedSpan { span, messages: 1 });
                 assert_eq!(outcome.is_ok(), !span.is_empty());
                 if outcome.is_ok() {

@@ -29,10 +29,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
 
 /// Where the gapless prefix of each partition's latest epoch ends. Parameters: consumer group,
-/// topic, partitions. Gives partition, epoch, end. Spans may overlap: what was read again.
+/// topic, partitions. Gives partition, epoch, end, and the lowest offset that anything was written from.
+/// Spans may overlap: what was read again.
 const PREFIXES: &str = "\
 WITH latest AS (
-    SELECT DISTINCT ON (kafka_partition) kafka_partition, epoch, start_offset
+    SELECT DISTINCT ON (kafka_partition) kafka_partition, epoch, start_offset,
+           min(CASE reason WHEN 'adopted committed offset' THEN 0 ELSE start_offset END)
+               OVER (PARTITION BY kafka_partition) AS first_offset
       FROM usage_ledger_starts
      WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = ANY ($3)
      ORDER BY kafka_partition, epoch DESC
@@ -49,7 +52,8 @@ WITH latest AS (
     SELECT kafka_partition, min(reached) FILTER (WHERE start_offset > reached) AS hole, max(end_offset) AS reached
       FROM spans GROUP BY kafka_partition
 )
-SELECT latest.kafka_partition, latest.epoch, coalesce(ends.hole, greatest(latest.start_offset, ends.reached))
+SELECT latest.kafka_partition, latest.epoch, coalesce(ends.hole, greatest(latest.start_offset, ends.reached)),
+       latest.first_offset
   FROM latest LEFT JOIN ends USING (kafka_partition)";
 
 /// Records a beginning unless another instance has recorded the same epoch already.
@@ -156,7 +160,8 @@ impl Ledger {
             .and_then(|rows| {
                 let recorded = rows.iter().map(|row| {
                     let (partition, epoch) = (row.try_get(0)?, row.try_get(1)?);
-                    Ok(Recorded { partition, epoch, end: row.try_get::<_, Offset>(2)? })
+                    let (end, first): (Offset, Offset) = (row.try_get(2)?, row.try_get(3)?);
+                    Ok(Recorded { partition, epoch, end, first })
                 });
                 recorded.collect()
             })

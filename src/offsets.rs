@@ -31,6 +31,9 @@ pub struct OffsetSpan {
     pub partition: Partition,
     /// The assignment under which the span was issued.
     pub generation: Generation,
+    /// The deliberate beginning of reading the partition that the assignment went on from. A span that
+    /// comes late does not count for a newer one: the topic may have been made again in between.
+    pub epoch: i32,
     /// The previous span's `end`, or where the assignment started.
     pub start: Offset,
     /// One past the last offset that is accounted for: the offset to commit.

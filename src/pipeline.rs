@@ -22,7 +22,8 @@ use crate::decode::dedup::DedupBudget;
 use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
 use crate::latency::{Latency, Percentiles};
-use crate::ledger::{Ledger, bookkeeper};
+use crate::ledger::Ledger;
+use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
@@ -65,6 +66,9 @@ pub enum PipelineError {
     /// A stage failed.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// The database has forgotten what it had confirmed.
+    #[error(transparent)]
+    CommitsLost(#[from] CommitsLost),
 }
 
 /// The state of a running pipeline at one moment.
@@ -117,7 +121,11 @@ pub fn run(
         (config.batch.row_count_max / 4).clamp(1, POLLED_MESSAGES_MAX),
     );
     let (is_polling, hang_up) = bounded(0);
-    bookkeeper::spawn(ledger(config), hang_up)
+    let watermarks = {
+        let board = board.clone();
+        move || board.watermarks()
+    };
+    let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up)
         .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
     stages.spawn("poller", move || {
         let _until_the_end = is_polling;
@@ -133,6 +141,7 @@ pub fn run(
         at: Instant::now(),
     };
     stages.join(config.drain_timeout, report_interval, || on_report(&report()))?;
+    findings.verdict()?;
     let last = report();
     on_report(&last);
     drop(consumer); // Leaves the group.

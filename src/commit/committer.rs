@@ -96,7 +96,10 @@ impl<O: OffsetCommitter> Committer<O> {
                     Ok(revocation) => self.begin_revocation(revocation)?,
                     Err(_) => self.revocations = never(),
                 },
-                recv(commit_due) -> _ => self.commit_async(),
+                recv(commit_due) -> _ => {
+                    self.commit_async();
+                    self.board.publish_watermarks(self.watermarks.iter().collect());
+                }
                 recv(revocation_due) -> _ => self.finish_revocation(),
             }
             let drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
@@ -318,7 +321,7 @@ mod tests {
     }
 
     fn span(partition: Partition, start: Offset, end: Offset) -> OffsetSpan {
-        OffsetSpan { partition, generation: Generation(1), start, end }
+        OffsetSpan { partition, generation: Generation(1), epoch: 1, start, end }
     }
 
     #[test]

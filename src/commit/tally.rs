@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::messages::SpanOutcome;
+use crate::offsets::{Offset, Partition};
 
 /// Messages since the process started, by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +63,7 @@ impl Tally {
 #[derive(Debug, Clone, Default)]
 pub struct TallyBoard {
     tally: Arc<Mutex<Tally>>,
+    watermarks: Arc<Mutex<Vec<(Partition, Offset)>>>,
 }
 
 impl TallyBoard {
@@ -73,5 +75,15 @@ impl TallyBoard {
     /// The latest snapshot.
     pub fn snapshot(&self) -> Tally {
         *self.tally.lock()
+    }
+
+    /// Replaces the watermarks.
+    pub fn publish_watermarks(&self, watermarks: Vec<(Partition, Offset)>) {
+        *self.watermarks.lock() = watermarks;
+    }
+
+    /// The watermarks of the assigned partitions, as of about a second ago.
+    pub fn watermarks(&self) -> Vec<(Partition, Offset)> {
+        self.watermarks.lock().clone()
     }
 }

@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn span(generation: u32, start: Offset, end: Offset) -> OffsetSpan {
-        OffsetSpan { partition: 0, generation: Generation(generation), start, end }
+        OffsetSpan { partition: 0, generation: Generation(generation), epoch: 1, start, end }
     }
 
     fn issue(watermarks: &mut Watermarks, span: OffsetSpan) -> bool {

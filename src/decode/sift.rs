@@ -204,6 +204,7 @@ mod tests {
         batch.spans.push(OffsetSpan {
             partition: 3,
             generation: Generation(generation),
+            epoch: 1,
             start: first_offset,
             end,
         });

@@ -1,34 +1,92 @@
-//! Folds the ledger now and then, so that it stays small whether or not the server runs jobs.
+//! Looks after the ledger while the pipeline runs: folds it now and then, so that it stays small
+//! whether or not the server runs jobs, and compares it with the watermarks. A database that has lost
+//! commits under us (a failed-over standby that was behind) has a ledger that ends below them: the
+//! process then stops, and the next start reads again what is missing.
 //!
 //! A thread beside the pipeline, not a stage of it: no message passes through, nothing waits for it,
 //! and a fold that fails or is cut off leaves the ledger as it was. Ends when the poller hangs up.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Ledger, LedgerError};
 use crate::error_chain::error_chain;
+use crate::offsets::{Offset, Partition};
+use crate::poll::start_position::Recorded;
+use crate::shutdown::Shutdown;
 
+/// How long lost commits may stay unnoticed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// At full speed writers enter some hundred thousand spans in this time, which fold in seconds.
 const FOLD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Starts the thread. `hang_up` is never sent through.
+/// The database does not have what it has confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the database has lost commits while we ran: partition {partition} was durable up to offset {watermark}, and its \
+     ledger ends at {recorded_end} (a standby that was behind took over, or a backup was restored); start again, and \
+     what is missing is read again"
+)]
+pub struct CommitsLost {
+    partition: Partition,
+    watermark: Offset,
+    recorded_end: Offset,
+}
+
+/// What the bookkeeper has found so far.
+#[derive(Debug, Clone, Default)]
+pub struct Findings(Arc<OnceLock<CommitsLost>>);
+
+impl Findings {
+    /// Whether the ledger held what it should at the last look.
+    ///
+    /// # Errors
+    /// When it did not: shutdown is requested then.
+    pub fn verdict(&self) -> Result<(), CommitsLost> {
+        self.0.get().map_or(Ok(()), |lost| Err(lost.clone()))
+    }
+}
+
+/// Starts the thread. `watermarks` gives what is durable of each assigned partition; `hang_up` is never
+/// sent through.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn spawn(ledger: Ledger, hang_up: Receiver<Infallible>) -> io::Result<()> {
+pub fn spawn(
+    ledger: Ledger,
+    watermarks: impl Fn() -> Vec<(Partition, Offset)> + Send + 'static,
+    shutdown: Shutdown,
+    hang_up: Receiver<Infallible>,
+) -> io::Result<Findings> {
+    let findings = Findings::default();
+    let found = findings.clone();
     let run = move || {
-        while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(FOLD_INTERVAL) {
-            match ledger.fold() {
-                Ok(saved_count) => log::debug!("folding the ledger saved {saved_count} rows"),
-                Err(error) => log::warn!("{}; trying again in {FOLD_INTERVAL:?}", error_chain(&error)),
+        let mut folded_at = Instant::now();
+        while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(CHECK_INTERVAL) {
+            match ledger.find_lost_commits(&watermarks()) {
+                Ok(None) => {}
+                Ok(Some(lost)) => {
+                    log::error!("{lost}");
+                    drop(found.0.set(lost));
+                    return shutdown.request();
+                }
+                Err(error) => log::warn!("{}; trying again in {CHECK_INTERVAL:?}", error_chain(&error)),
+            }
+            if folded_at.elapsed() >= FOLD_INTERVAL {
+                folded_at = Instant::now();
+                match ledger.fold() {
+                    Ok(saved_count) => log::debug!("folding the ledger saved {saved_count} rows"),
+                    Err(error) => log::warn!("{}; trying again in {FOLD_INTERVAL:?}", error_chain(&error)),
+                }
             }
         }
     };
-    thread::Builder::new().name("bookkeeper".to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name("bookkeeper".to_owned()).spawn(run)?;
+    Ok(findings)
 }
 
 impl Ledger {
@@ -40,5 +98,43 @@ impl Ledger {
     pub fn fold(&self) -> Result<i64, LedgerError> {
         let row = self.connect()?.query_one("SELECT usage_fold_ledger()", &[]).map_err(LedgerError::Fold)?;
         Ok(row.get(0))
+    }
+
+    /// Whether the ledger ends below a watermark, which was taken before: it never may, since a
+    /// watermark passes only what is committed here.
+    fn find_lost_commits(
+        &self,
+        watermarks: &[(Partition, Offset)],
+    ) -> Result<Option<CommitsLost>, LedgerError> {
+        if watermarks.is_empty() {
+            return Ok(None);
+        }
+        let partitions: Vec<_> = watermarks.iter().map(|(partition, _)| *partition).collect();
+        Ok(lost_commits(watermarks, &self.recorded(&partitions)?))
+    }
+}
+
+fn lost_commits(watermarks: &[(Partition, Offset)], recorded: &[Recorded]) -> Option<CommitsLost> {
+    watermarks.iter().find_map(|&(partition, watermark)| {
+        let recorded = recorded.iter().find(|recorded| recorded.partition == partition);
+        let recorded_end = recorded.map_or(0, |recorded| recorded.end);
+        (recorded_end < watermark).then_some(CommitsLost { partition, watermark, recorded_end })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_ends_below_a_watermark_has_lost_commits() {
+        let recorded = |end| Recorded { partition: 3, epoch: 1, end, first: 0 };
+        let lost = |recorded_end| Some(CommitsLost { partition: 3, watermark: 50, recorded_end });
+        assert_eq!(lost_commits(&[], &[]), None);
+        assert_eq!(lost_commits(&[(3, 0)], &[]), None, "nothing was durable");
+        assert_eq!(lost_commits(&[(3, 50)], &[recorded(50)]), None);
+        assert_eq!(lost_commits(&[(3, 50)], &[recorded(70)]), None, "the watermark is older");
+        assert_eq!(lost_commits(&[(3, 50)], &[recorded(49)]), lost(49));
+        assert_eq!(lost_commits(&[(3, 50)], &[]), lost(0), "the whole ledger");
     }
 }

@@ -53,7 +53,9 @@ pub fn first_offsets_to_read<E>(
     Ok(answers
         .into_iter()
         .zip(positions)
-        .map(|(first, position)| first.map_or(position.start, |first| first.min(position.start)))
+        .map(|(first, position)| {
+            first.map_or(position.start, |first| first.max(position.history_floor).min(position.start))
+        })
         .collect())
 }
 
@@ -69,8 +71,12 @@ mod tests {
 
     /// Asks a log whose message at offset `n` has the `n`-th timestamp.
     fn read_from(timestamps_ms: &[i64], start: Offset) -> Offset {
-        let position =
-            StartPosition { partition: 0, start, high: i64::try_from(timestamps_ms.len()).unwrap() };
+        read_from_above(timestamps_ms, start, 0)
+    }
+
+    fn read_from_above(timestamps_ms: &[i64], start: Offset, history_floor: Offset) -> Offset {
+        let high = i64::try_from(timestamps_ms.len()).unwrap();
+        let position = StartPosition { partition: 0, epoch: 1, start, history_floor, high };
         let answer = |asked: &[(Partition, i64)]| -> Result<Vec<Option<Offset>>, Infallible> {
             let first = timestamps_ms.iter().position(|timestamp| *timestamp >= asked[0].1);
             Ok(vec![first.map(|first| i64::try_from(first).unwrap())])
@@ -86,6 +92,8 @@ mod tests {
         assert_eq!(read_from(&minutes, 3), 0);
         assert_eq!(read_from(&minutes, 0), 0);
         assert_eq!(read_from(&[], 0), 0);
+        assert_eq!(read_from_above(&minutes, 30, 27), 27, "not of what nobody wrote");
+        assert_eq!(read_from_above(&minutes, 30, 30), 30);
     }
 
     proptest! {

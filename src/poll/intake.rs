@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::start_position::StartPosition;
 use crate::messages::{IssuedSpan, PolledBatch};
 use crate::offsets::{Generation, Offset, OffsetSpan, Partition};
 
@@ -23,6 +24,7 @@ pub struct Intake {
 #[derive(Debug)]
 struct Assigned {
     generation: Generation,
+    epoch: i32,
     /// Where the assignment started; what comes below is history.
     start: Offset,
     /// The next offset: the end of the last span.
@@ -57,16 +59,12 @@ impl Intake {
         Self { partitions: HashMap::new(), batches, message_count_max }
     }
 
-    /// Starts a partition at `start`; with `stop_at`, ends it there.
-    pub fn assign(
-        &mut self,
-        partition: Partition,
-        generation: Generation,
-        start: Offset,
-        stop_at: Option<Offset>,
-    ) {
+    /// Starts a partition at its position; with `stops_at_end`, ends it where the log ended then.
+    pub fn assign(&mut self, position: StartPosition, generation: Generation, stops_at_end: bool) {
+        let StartPosition { partition, epoch, start, high, .. } = position;
+        let stop_at = stops_at_end.then_some(high);
         let assigned =
-            Assigned { generation, start, position: start, stop_at, is_at_end: false, gap_end: None };
+            Assigned { generation, epoch, start, position: start, stop_at, is_at_end: false, gap_end: None };
         self.partitions.insert(partition, assigned);
     }
 
@@ -119,6 +117,7 @@ impl Intake {
         let empty = OffsetSpan {
             partition: message.partition,
             generation: assigned.generation,
+            epoch: assigned.epoch,
             start: assigned.position,
             end: assigned.position,
         };
@@ -169,7 +168,10 @@ impl Intake {
         }
         let start = std::mem::replace(&mut assigned.position, end);
         let spans = &mut self.batches[decoder_idx].spans;
-        let idx = span_idx_of(spans, OffsetSpan { partition, generation: assigned.generation, start, end });
+        let idx = span_idx_of(
+            spans,
+            OffsetSpan { partition, generation: assigned.generation, epoch: assigned.epoch, start, end },
+        );
         spans[idx as usize].end = end;
         Some(idx)
     }
@@ -256,10 +258,14 @@ fn without(batch: &PolledBatch, partitions: &[Partition]) -> PolledBatch {
 mod tests {
     use super::*;
 
+    fn position(partition: Partition, start: Offset, high: Offset) -> StartPosition {
+        StartPosition { partition, epoch: 1, start, history_floor: 0, high }
+    }
+
     fn intake(partitions: &[(Partition, Offset)]) -> Intake {
         let mut intake = Intake::new(2, 3);
         for &(partition, start) in partitions {
-            intake.assign(partition, Generation(1), start, None);
+            intake.assign(position(partition, start, 0), Generation(1), false);
         }
         intake
     }
@@ -383,8 +389,8 @@ mod tests {
     #[test]
     fn a_bounded_partition_ends_at_its_bound() {
         let mut intake = Intake::new(1, 100);
-        intake.assign(0, Generation(1), 0, Some(3));
-        intake.assign(1, Generation(1), 4, Some(4));
+        intake.assign(position(0, 0, 3), Generation(1), true);
+        intake.assign(position(1, 4, 4), Generation(1), true);
         assert_eq!(intake.finished().collect::<Vec<_>>(), [1]);
         accept(&mut intake, 0, 1);
         accept(&mut intake, 0, 5);

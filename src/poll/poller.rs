@@ -262,10 +262,11 @@ impl Poller {
 
     fn assigned(&mut self, positions: &[StartPosition]) -> Result<(), PollError> {
         self.assigned_at.get_or_insert_with(Instant::now);
-        for &StartPosition { partition, start, high } in positions {
+        for &position in positions {
+            let StartPosition { partition, start, .. } = position;
             let generation = self.generations.entry(partition).or_default();
             generation.0 += 1;
-            self.intake.assign(partition, *generation, start, self.stops_at_end.then_some(high));
+            self.intake.assign(position, *generation, self.stops_at_end);
             self.gap_ends.retain(|(gap, _)| *gap != partition);
             let assigned = Progress::Assigned { partition, generation: *generation, start };
             self.tell_committer(assigned);

@@ -225,7 +225,9 @@ impl GroupContext {
         let partitions: Vec<_> = beginnings.iter().map(|beginning| beginning.partition).collect();
         for recorded in self.ask_ledger(&partitions, deadline, |ledger| ledger.begin(beginnings))? {
             for position in positions.iter_mut().filter(|p| p.partition == recorded.partition) {
+                position.epoch = recorded.epoch;
                 position.start = recorded.end;
+                position.history_floor = recorded.first;
             }
         }
         Ok(())

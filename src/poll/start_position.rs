@@ -28,6 +28,8 @@ pub struct Recorded {
     pub epoch: i32,
     /// Where the gapless prefix of its spans ends: the next offset to read.
     pub end: Offset,
+    /// The lowest offset that anything was ever written from; 0 if that was before there was a ledger.
+    pub first: Offset,
 }
 
 /// Why reading begins anew.
@@ -112,8 +114,13 @@ pub struct StartPolicy {
 pub struct StartPosition {
     /// The partition.
     pub partition: Partition,
+    /// The deliberate beginning that it counts from.
+    pub epoch: i32,
     /// The first offset to read.
     pub start: Offset,
+    /// The lowest offset that may be history: what lies below was written by nobody, so that a retry
+    /// of it is no duplicate.
+    pub history_floor: Offset,
     /// One past the last readable offset at assignment.
     pub high: Offset,
 }
@@ -193,9 +200,15 @@ impl StartPolicy {
                 (start, Some(BeginReason::FirstStart), 0)
             }
         };
-        let epoch = recorded.map_or(1, |recorded| recorded.epoch + 1);
+        let last_epoch = recorded.map_or(0, |recorded| recorded.epoch);
+        let epoch = last_epoch + i32::from(reason.is_some());
+        let history_floor = match recorded {
+            Some(recorded) => recorded.first.min(start),
+            None if reason == Some(BeginReason::AdoptedCommittedOffset) => 0,
+            None => start,
+        };
         let beginning = reason.map(|reason| Beginning { partition, epoch, start, reason, lost_offsets });
-        Ok((StartPosition { partition, start, high }, beginning))
+        Ok((StartPosition { partition, epoch, start, history_floor, high }, beginning))
     }
 
     fn accept(self, lost: EventsLost) -> Result<(), EventsLost> {
@@ -245,6 +258,24 @@ mod tests {
     }
 
     #[test]
+    fn history_begins_where_writing_began() {
+        let floor = |committed, recorded| {
+            let state =
+                PartitionState { partition: 0, recorded, committed, is_marked: false, low: 10, high: 90 };
+            let policy = StartPolicy { offset_reset: OffsetReset::Latest, accept_loss: true };
+            policy.resolve(state, committed.is_some()).unwrap().0.history_floor
+        };
+        assert_eq!(floor(None, None), 90, "nobody wrote what lies before a first start");
+        assert_eq!(floor(Some(50), None), 0, "another program did");
+        assert_eq!(floor(None, Some(Recorded { partition: 0, epoch: 1, end: 60, first: 40 })), 40);
+        assert_eq!(
+            floor(None, Some(Recorded { partition: 0, epoch: 1, end: 99, first: 40 })),
+            10,
+            "read again"
+        );
+    }
+
+    #[test]
     fn deleted_events_stop_us_unless_the_loss_is_accepted() {
         let policy = StartPolicy { offset_reset: OffsetReset::Earliest, accept_loss: false };
         let deleted = PartitionState {
@@ -266,12 +297,13 @@ mod tests {
     #[test]
     fn the_ledger_decides_whatever_kafka_says() {
         let policy = StartPolicy { offset_reset: OffsetReset::Latest, accept_loss: false };
-        let recorded = Some(Recorded { partition: 0, epoch: 4, end: 50 });
+        let recorded = Some(Recorded { partition: 0, epoch: 4, end: 50, first: 7 });
         for committed in [None, Some(20), Some(50), Some(80)] {
             let state =
                 PartitionState { partition: 0, recorded, committed, is_marked: false, low: 10, high: 90 };
             let (position, beginning) = policy.resolve(state, true).unwrap();
             assert_eq!((position.start, beginning), (50, None), "{committed:?}");
+            assert_eq!((position.epoch, position.history_floor), (4, 7));
         }
     }
 
@@ -292,7 +324,7 @@ mod tests {
     #[test]
     fn every_beginning_says_why() {
         let policy = StartPolicy { offset_reset: OffsetReset::Earliest, accept_loss: true };
-        let recorded = |end| Some(Recorded { partition: 0, epoch: 4, end });
+        let recorded = |end| Some(Recorded { partition: 0, epoch: 4, end, first: 7 });
         for (recorded, committed, expected) in [
             (None, None, (1, 10, BeginReason::FirstStart, 0)),
             (None, Some(30), (1, 30, BeginReason::AdoptedCommittedOffset, 0)),

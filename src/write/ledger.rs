@@ -10,7 +10,7 @@ use super::settlement::Settlement;
 
 /// Enters any number of spans, and rows written by UTC day of their event, in one statement.
 /// Parameters: consumer group, topic, one array a column of the spans, then days since 1970 and
-/// their rows. A span belongs to its partition's latest deliberate beginning.
+/// their rows, then the spans' epochs.
 pub const INSERT: &str = "\
 WITH days AS (
     INSERT INTO usage_ledger_days (event_day, source, written)
@@ -19,14 +19,11 @@ WITH days AS (
 )
 INSERT INTO usage_ledger (consumer_group, kafka_topic, kafka_partition, epoch, start_offset, end_offset,
                           messages, written, duplicates, redelivered, dead_letters)
-SELECT $1::text, $2::text, span.kafka_partition,
-       coalesce((SELECT max(start.epoch) FROM usage_ledger_starts AS start
-                  WHERE start.consumer_group = $1::text AND start.kafka_topic = $2::text
-                    AND start.kafka_partition = span.kafka_partition), 0),
-       start_offset, end_offset, messages, written, duplicates, redelivered, dead_letters
-  FROM unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+SELECT $1::text, $2::text, kafka_partition, epoch, start_offset, end_offset,
+       messages, written, duplicates, redelivered, dead_letters
+  FROM unnest($3::int[], $13::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
               $9::bigint[], $12::bigint[])
-    AS span (kafka_partition, start_offset, end_offset, messages, written, duplicates, redelivered,
+    AS span (kafka_partition, epoch, start_offset, end_offset, messages, written, duplicates, redelivered,
              dead_letters)";
 
 /// Runs [`INSERT`]. Spans without an offset hold history only and are left out.
@@ -39,6 +36,7 @@ pub fn insert(
 ) -> Result<(), postgres::Error> {
     let spans = || settlement.outcomes.iter().filter(|outcome| !outcome.span.is_empty());
     let partitions: Vec<i32> = spans().map(|outcome| outcome.span.partition).collect();
+    let epochs: Vec<i32> = spans().map(|outcome| outcome.span.epoch).collect();
     let column = |value: fn(&crate::messages::SpanOutcome) -> u64| -> Vec<i64> {
         spans().map(|outcome| i64::try_from(value(outcome)).unwrap_or(i64::MAX)).collect()
     };
@@ -60,6 +58,7 @@ pub fn insert(
             &days,
             &written_by_day,
             &column(|outcome| outcome.dead_letters),
+            &epochs,
         ],
     )?;
     Ok(())

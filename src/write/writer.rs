@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_reported_only_once_it_is_durable() {
-        let span = OffsetSpan { partition: 0, generation: Generation(1), start: 5, end: 9 };
+        let span = OffsetSpan { partition: 0, generation: Generation(1), epoch: 1, start: 5, end: 9 };
         let (batches, write_batches) = bounded(1);
         let (progress, reports) = bounded(2);
         batches.send(WriteBatch { outcomes: vec![SpanOutcome::new(span)], ..WriteBatch::default() }).unwrap();

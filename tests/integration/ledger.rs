@@ -30,7 +30,7 @@ fn of_two_beginnings_that_race_the_first_holds_for_both() {
     let database = Database::migrated(Profile::PostgreSql);
     let [one, other] = [ledger(&database), ledger(&database)];
     assert_eq!(one.recorded(&[0, 1]).unwrap(), []);
-    let expected = [Recorded { partition: 0, epoch: 1, end: 7 }];
+    let expected = [Recorded { partition: 0, epoch: 1, end: 7, first: 7 }];
     assert_eq!(one.begin(&[first_start(0, 7)]).unwrap(), expected);
     assert_eq!(other.begin(&[first_start(0, 9)]).unwrap(), expected);
     // It may come after the first has gone on.

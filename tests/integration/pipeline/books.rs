@@ -328,6 +328,38 @@ fn a_database_restored_from_a_base_backup_is_made_whole() {
 }
 
 #[test]
+fn a_database_that_loses_commits_under_a_running_processor_stops_it_and_is_made_whole() {
+    let server = PrivatePostgres::start();
+    let database = Database::migrated_in(TestDatabase::create_at(&server.url()), Profile::PostgreSql);
+    let mut case = Case::with(TestTopic::create(4), database);
+    let now = now_ms();
+    let produce = |case: &Case, name: &str| {
+        case.produce(&(0..300).map(|n| event(&format!("{name}-{n}"), now)).collect::<Vec<_>>());
+        case.wait_until_at_end();
+    };
+    let mut processor = case.processor().spawn();
+    produce(&case, "kept");
+    let behind = tempfile::tempdir().unwrap();
+    server.stop();
+    server.copy_data(behind.path());
+    server.restart();
+    produce(&case, "lost");
+    // A standby that was behind takes over, at the same address.
+    server.crash();
+    server.restore_data(behind.path());
+    server.restart();
+    produce(&case, "after");
+
+    processor.wait_for_line("the database has lost commits while we ran: partition", PATIENCE);
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(1));
+    case.database.reconnect();
+    assert_eq!(case.rows(), 600);
+    case.process_all();
+    assert_eq!(case.rows(), 900);
+    case.assert_consistent();
+}
+
+#[test]
 fn a_database_that_knows_nothing_of_the_group_gets_everything() {
     let mut case = Case::new(1);
     let now = now_ms();

@@ -52,20 +52,21 @@ fn a_span_of_duplicates_alone_is_entered_and_one_without_offsets_is_not() {
 }
 
 #[test]
-fn a_span_belongs_to_its_partitions_latest_beginning() {
+fn a_span_belongs_to_the_beginning_that_it_was_read_under_however_late_it_comes() {
     let mut case = Case::new(profiles().pop().unwrap());
     case.execute(
         "INSERT INTO usage_ledger_starts (consumer_group, kafka_topic, kafka_partition, epoch, start_offset, reason)
-         VALUES ('billing', 'usage-events', 0, 1, 0, 'rewind'), ('billing', 'usage-events', 0, 2, 0, 'rewind'),
-                ('billing', 'usage-events', 1, 1, 0, 'rewind'), ('other', 'usage-events', 2, 9, 0, 'rewind'),
-                ('billing', 'other', 2, 9, 0, 'rewind')",
+         VALUES ('billing', 'usage-events', 0, 1, 0, 'first start'), ('billing', 'usage-events', 0, 2, 0, 'topic recreated')",
     );
-    let parts: Vec<_> =
-        (0..3).map(|partition| Part::new(partition, 0, &events(&format!("p{partition}"), 1))).collect();
-    case.write(&batch(&parts));
+    let parts: Vec<_> = (0..2).map(|n| Part::new(0, n, &events(&format!("p{n}"), 1))).collect();
+    let mut late = batch(&parts);
+    for (outcome, epoch) in late.outcomes.iter_mut().zip([1, 2]) {
+        outcome.span.epoch = epoch;
+    }
+    case.write(&late);
     let epochs: Vec<_> =
         entries(&mut case).iter().map(|entry| entry.split(' ').nth(3).unwrap().to_owned()).collect();
-    assert_eq!(epochs, ["e2", "e1", "e0"]);
+    assert_eq!(epochs, ["e1", "e2"]);
 }
 
 #[test]

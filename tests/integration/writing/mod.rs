@@ -94,7 +94,7 @@ fn batch(parts: &[Part]) -> WriteBatch {
         let mut polled = PolledBatch::with_capacity(payloads.len());
         let end = start + i64::try_from(payloads.len()).unwrap();
         let (partition, generation, start) = (*partition, Generation(1), *start);
-        polled.spans.push(OffsetSpan { partition, generation, start, end });
+        polled.spans.push(OffsetSpan { partition, generation, epoch: 0, start, end });
         for (offset, payload) in (start..).zip(payloads) {
             polled.push(0, offset, Some(now_ms()), Some(b"key"), Some(payload.as_bytes()));
         }
