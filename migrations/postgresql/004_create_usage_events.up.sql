@@ -37,6 +37,9 @@ DECLARE
     partition  name;
     made_count integer := 0;
 BEGIN
+    IF abs(from_day - current_date) > 3661 OR abs(to_day - current_date) > 3661 THEN
+        RAISE EXCEPTION 'no event of % to % is accepted: there is no partition for it', from_day, to_day;
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtext('usage_ensure_partitions'), parent::oid::integer);
     WHILE day <= to_day LOOP
         partition := 'usage_events_' || to_char(day, 'YYYYMMDD');

@@ -8,6 +8,11 @@ DECLARE
     namespace constant name := (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                                 WHERE c.oid = 'usage_events'::regclass);
 BEGIN
+    -- Functions that run with the owner's rights find their names there, and must not find somebody else's.
+    IF has_schema_privilege('public', namespace, 'CREATE') THEN
+        RAISE EXCEPTION 'every role may create objects in the schema %', namespace
+            USING HINT = format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', namespace);
+    END IF;
     -- The staging table of the conflict path is a temporary one.
     EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), role);
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', namespace, role);

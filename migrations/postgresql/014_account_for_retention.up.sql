@@ -37,6 +37,9 @@ BEGIN
 END
 $$;
 
+-- Whatever calls it need not have the search_path of now.
+ALTER FUNCTION usage_apply_retention() SET search_path FROM CURRENT;
+
 COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
 COMMENT ON FUNCTION usage_apply_retention() IS
     'Drops usage events of whole days older than 90 days and records how many; returns how many rows it dropped';

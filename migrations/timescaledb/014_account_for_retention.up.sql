@@ -46,6 +46,10 @@ $$;
 CREATE OR REPLACE PROCEDURE usage_apply_retention_job(job_id integer, config jsonb)
 LANGUAGE sql AS 'SELECT usage_apply_retention()';
 
+-- A job runs with its owner's search_path, which need not be the one of now.
+ALTER FUNCTION usage_apply_retention() SET search_path FROM CURRENT;
+ALTER PROCEDURE usage_apply_retention_job(integer, jsonb) SET search_path FROM CURRENT;
+
 -- Takes the place of the policy that drops without counting.
 DO $$
 BEGIN

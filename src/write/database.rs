@@ -21,11 +21,11 @@ use super::session::{ServerTimeouts, Session, application_name};
 use super::settlement::{Fate, Settlement, day_of};
 use super::sqlstate::Remedy;
 use super::watchdog::Watch;
-use super::writer::{RowSink, Written};
+use super::writer::RowSink;
 use crate::copy_tuple::CopyStream;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
-use crate::messages::WriteBatch;
+use crate::messages::{SpanOutcome, WriteBatch};
 
 /// Whose messages a writer writes, and how long its server may take.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ impl Database {
     }
 
     /// Fast path, and the careful one if a row is in the way.
-    fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
+    fn attempt(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
         self.sort(batch);
         match self.store(batch, None) {
             Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
@@ -127,10 +127,14 @@ impl Database {
     }
 
     /// Everything about a batch in one transaction. `copy_error` says how the fast path failed.
-    fn store(&mut self, batch: &WriteBatch, copy_error: Option<WriteError>) -> Result<Written, WriteError> {
+    fn store(
+        &mut self,
+        batch: &WriteBatch,
+        copy_error: Option<WriteError>,
+    ) -> Result<Vec<SpanOutcome>, WriteError> {
         self.open_session()?;
         let Self { session: Some(Session { client, statements }), options, watch, .. } = self else {
-            return Ok(Written::default()); // There is one now.
+            return Ok(Vec::new()); // There is one now.
         };
         watch.renew();
         let mut transaction = client.transaction().map_err(WriteError::Begin)?;
@@ -180,7 +184,7 @@ impl Database {
         watch.renew();
         transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;
         self.refusals.record(row_count, fates.iter().filter(|fate| matches!(fate, Fate::Refused(_))).count());
-        Ok(settlement.into_written())
+        Ok(settlement.outcomes)
     }
 
     /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's.
@@ -215,10 +219,10 @@ impl Database {
 impl RowSink for Database {
     type Error = WriteError;
 
-    fn write(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
+    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
         let has_spans = batch.outcomes.iter().any(|outcome| !outcome.span.is_empty());
         if !has_spans && batch.rows.is_empty() && batch.dead_letters.is_empty() {
-            return Ok(Written { outcomes: batch.outcomes.clone(), refused: Vec::new() });
+            return Ok(batch.outcomes.clone());
         }
         let mut outcome = self.attempt(batch);
         if let Err(error) = &outcome

@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 
-use super::writer::Written;
 use crate::messages::{DeadLetter, SpanOutcome, WriteBatch};
 use crate::offsets::{Offset, Partition};
 use crate::usage_event::{RejectReason, Rejection};
@@ -107,10 +106,5 @@ impl Settlement {
                 outcome.database_duplicates += 1;
             }
         }
-    }
-
-    /// What the writer is told once it is durable.
-    pub fn into_written(self) -> Written {
-        Written { outcomes: self.outcomes, refused: self.refused }
     }
 }

@@ -15,25 +15,16 @@ use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::latency::LatencyRecorder;
-use crate::messages::{DeadLetter, Progress, SpanOutcome, WriteBatch};
-
-/// What became of a batch that is durable.
-#[derive(Debug, Default)]
-pub struct Written {
-    /// What became of each span, in the order of [`WriteBatch::outcomes`].
-    pub outcomes: Vec<SpanOutcome>,
-    /// Rows of the batch that the sink stored as dead letters instead, those of a redelivery
-    /// included. They come on top of [`WriteBatch::dead_letters`].
-    pub refused: Vec<DeadLetter>,
-}
+use crate::messages::{Progress, SpanOutcome, WriteBatch};
 
 /// Where rows go: the database, or a test's double.
 pub trait RowSink {
     /// Why a batch is not durable.
     type Error: std::error::Error + 'static;
 
-    /// Makes a batch durable as a whole or not at all, and gives what became of it.
-    fn write(&mut self, batch: &WriteBatch) -> Result<Written, Self::Error>;
+    /// Makes a batch durable as a whole or not at all, and gives what became of each span, in the
+    /// order of [`WriteBatch::outcomes`].
+    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Self::Error>;
 
     /// What the error asks for.
     fn remedy(error: &Self::Error) -> Remedy;
@@ -56,10 +47,10 @@ impl<S: RowSink> Writer<S> {
     /// Writes batches until every decoder has hung up.
     pub fn run(mut self) -> Result<(), std::convert::Infallible> {
         while let Ok(batch) = self.write_batches.recv() {
-            let written = self.write_with_retry(&batch);
+            let outcomes = self.write_with_retry(&batch);
             crash_point::reach(CrashPoint::AfterCommit);
             self.record_latency(&batch);
-            if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
+            if self.progress.send(Progress::Durable(outcomes)).is_err() {
                 break; // The committer is gone and reports its own error.
             }
             crash_point::reach(CrashPoint::AfterProgress);
@@ -67,7 +58,7 @@ impl<S: RowSink> Writer<S> {
         Ok(())
     }
 
-    fn write_with_retry(&mut self, batch: &WriteBatch) -> Written {
+    fn write_with_retry(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
         let mut pauses = pauses();
         let mut attempt = 1_u32;
         loop {
@@ -133,10 +124,10 @@ mod tests {
     impl RowSink for Flaky {
         type Error = Reset;
 
-        fn write(&mut self, batch: &WriteBatch) -> Result<Written, Reset> {
+        fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Reset> {
             self.attempts += 1;
             if self.failures_left == 0 {
-                return Ok(Written { outcomes: batch.outcomes.clone(), refused: Vec::new() });
+                return Ok(batch.outcomes.clone());
             }
             self.failures_left -= 1;
             Err(Reset)

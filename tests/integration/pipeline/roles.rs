@@ -135,6 +135,19 @@ fn a_role_that_was_granted_nothing_can_have_no_partition_made() {
 }
 
 #[test]
+fn a_schema_where_every_role_may_create_objects_is_refused() {
+    for profile in profiles() {
+        let mut case = Case::in_profile(profile, 1);
+        case.database.client.batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC").unwrap();
+        let error =
+            case.database.client.batch_execute("SELECT usage_grant_writer(current_user)").unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.message(), "every role may create objects in the schema public");
+        assert_eq!(error.hint(), Some("REVOKE CREATE ON SCHEMA public FROM PUBLIC"));
+    }
+}
+
+#[test]
 fn maintenance_is_done_by_another_role_and_secrets_come_from_files() {
     for profile in profiles() {
         let mut case = Case::in_profile(profile, 1);

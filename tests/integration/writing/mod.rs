@@ -126,7 +126,7 @@ impl Case {
 
     #[track_caller]
     fn write(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
-        self.sink.write(batch).unwrap_or_else(|error| panic!("{error:?}")).outcomes
+        self.sink.write(batch).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     /// `[messages, written, duplicates, redelivered, dead letters]` of all spans together.
