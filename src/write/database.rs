@@ -68,7 +68,8 @@ impl Database {
             .config
             .application_name(&application_name(writer))
             .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
-            .connect_timeout(CONNECT_TIMEOUT)
+            // The watchdog lets no call go on for much longer than a statement.
+            .connect_timeout(CONNECT_TIMEOUT.min(options.timeouts.statement))
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives(true)
             .keepalives_idle(TCP_USER_TIMEOUT);

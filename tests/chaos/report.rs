@@ -56,6 +56,13 @@ impl Report {
         ] {
             writeln!(text, "{:>9}  {meaning}", sum(expression)).unwrap();
         }
+        let present = "SELECT count(DISTINCT (organization_id, request_id)) FROM usage_events";
+        let lost = i64::try_from(truth.requests).unwrap() - case.database.test.count(present);
+        let doubled = case.rows() - case.database.test.count(present);
+        let at_end = if case.is_at_end().is_ok() { "at" } else { "NOT AT" };
+        writeln!(text, "{lost:>9}  lost\n{doubled:>9}  doubled").unwrap();
+        writeln!(text, "{:>9}  partitions committed {at_end} their ends", case.topic.end_offsets().len())
+            .unwrap();
         writeln!(text, "\n{longest_pause_ms:>9}  ms at most without progress\n\nprocesses' ends").unwrap();
         for (status, count) in &world.fleet.lock().unwrap().exits {
             writeln!(text, "{count:>9}  {status}").unwrap();
