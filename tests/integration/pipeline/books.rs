@@ -9,7 +9,7 @@ use crate::support::{PrivatePostgres, Processor, TestDatabase, TestTopic};
 
 impl Case {
     /// The audit's exit code and what it printed.
-    fn audit(&self) -> (Option<i32>, String) {
+    pub(super) fn audit(&self) -> (Option<i32>, String) {
         let mut audit = Processor::command("audit").database(&self.database.test).spawn();
         let code = audit.wait_exit(PATIENCE).code();
         (code, audit.lines().join("\n"))
@@ -36,14 +36,27 @@ impl Case {
         let case = Self::in_profile(profile, 2);
         case.generate(traffic(2_000, "50%"), BACKLOG);
         case.process_all();
-        case.database
+        case.let_a_day_pass();
+        case
+    }
+
+    /// Everything is committed, and nothing is missing in the books.
+    #[track_caller]
+    pub(super) fn assert_all_accounted_for(&self) {
+        self.assert_at_end();
+        self.let_a_day_pass();
+        self.assert_consistent();
+    }
+
+    /// Makes what was written old, so that nothing counts as in progress.
+    fn let_a_day_pass(&self) {
+        self.database
             .connect()
             .batch_execute(
                 "UPDATE usage_events SET created_at = created_at - interval '1 day';
                  UPDATE usage_ledger SET recorded_at = recorded_at - interval '1 day'",
             )
             .unwrap();
-        case
     }
 
     fn starts(&mut self) -> Vec<String> {

@@ -13,6 +13,8 @@ mod dead_letter_topic;
 mod dead_letters;
 mod decisions;
 mod faults;
+mod hostile;
+mod hostile_logs;
 mod memory;
 mod pauses;
 mod rebalance;
@@ -53,6 +55,11 @@ impl Case {
 
     fn in_profile(profile: Profile, partition_count: i32) -> Self {
         Self::with(TestTopic::create(partition_count), Database::migrated(profile))
+    }
+
+    /// With a topic of one partition that has these settings.
+    fn in_topic_with(settings: &[(&str, &str)]) -> Self {
+        Self::with(TestTopic::create_with(1, settings), Database::migrated(profiles().pop().unwrap()))
     }
 
     fn with(topic: TestTopic, database: Database) -> Self {

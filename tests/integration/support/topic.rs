@@ -5,7 +5,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::sync::Mutex;
@@ -19,6 +19,7 @@ pub(crate) struct Record<'a> {
     payload: Option<&'a [u8]>,
     timestamp_ms: Option<i64>,
     partition: Option<i32>,
+    headers: Option<&'a OwnedHeaders>,
 }
 
 impl<'a> Record<'a> {
@@ -28,7 +29,7 @@ impl<'a> Record<'a> {
 
     /// A message without a value.
     pub(crate) fn tombstone(key: &'a str) -> Self {
-        Self { key, payload: None, timestamp_ms: None, partition: None }
+        Self { key, payload: None, timestamp_ms: None, partition: None, headers: None }
     }
 
     /// With this Kafka timestamp instead of now.
@@ -39,6 +40,11 @@ impl<'a> Record<'a> {
     /// Into this partition.
     pub(crate) fn to(self, partition: i32) -> Self {
         Self { partition: Some(partition), ..self }
+    }
+
+    /// With these headers.
+    pub(crate) fn with(self, headers: &'a OwnedHeaders) -> Self {
+        Self { headers: Some(headers), ..self }
     }
 }
 
@@ -55,8 +61,14 @@ impl TestTopic {
     /// On the broker of `make test`.
     #[track_caller]
     pub(crate) fn create(partitions: i32) -> Self {
+        Self::create_with(partitions, &[])
+    }
+
+    /// The same with settings of the topic's own.
+    #[track_caller]
+    pub(crate) fn create_with(partitions: i32, settings: &[(&str, &str)]) -> Self {
         let brokers = server_address("TEST_KAFKA_BROKERS");
-        let mut topic = Self::create_at(&brokers, partitions);
+        let mut topic = Self::create_at_with(&brokers, partitions, settings);
         topic.is_shared = true;
         topic
     }
@@ -64,13 +76,19 @@ impl TestTopic {
     /// On another broker, whose end is the topic's end too.
     #[track_caller]
     pub(crate) fn create_at(brokers: &str, partitions: i32) -> Self {
+        Self::create_at_with(brokers, partitions, &[])
+    }
+
+    #[track_caller]
+    pub(crate) fn create_at_with(brokers: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let topic = Self {
             name: unique_name("topic"),
             brokers: brokers.to_owned(),
             partition_count: AtomicI32::new(partitions),
             is_shared: false,
         };
-        let new_topic = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
+        let mut new_topic = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
+        new_topic.config.extend_from_slice(settings);
         let results =
             pollster::block_on(topic.admin().create_topics([&new_topic], &admin_options(SERVER_TIMEOUT)))
                 .expect("ask the broker for a topic");
@@ -107,8 +125,17 @@ impl TestTopic {
     /// Returns when the broker has all of them; order within a partition is kept.
     #[track_caller]
     pub(crate) fn produce(&self, records: &[Record<'_>]) {
-        let producer: BaseProducer<DeliveryFailures> = self
-            .client_config()
+        self.produce_with(records, &[]);
+    }
+
+    /// The same by a producer with further settings. How large a message may be is up to the topic.
+    #[track_caller]
+    pub(crate) fn produce_with(&self, records: &[Record<'_>], settings: &[(&str, &str)]) {
+        let mut config = self.client_config();
+        for (name, value) in [("message.max.bytes", "1000000000")].iter().chain(settings) {
+            config.set(*name, *value);
+        }
+        let producer: BaseProducer<DeliveryFailures> = config
             .set("enable.idempotence", "true")
             .create_with_context(DeliveryFailures::default())
             .expect("create a producer");
@@ -125,6 +152,7 @@ impl TestTopic {
         unsent.payload = record.payload;
         unsent.timestamp = record.timestamp_ms;
         unsent.partition = record.partition;
+        unsent.headers = record.headers.cloned();
         // A full queue empties, or its messages time out and are failures.
         while let Err((error, returned)) = producer.send(unsent) {
             assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
