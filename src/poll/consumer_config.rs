@@ -24,6 +24,9 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     // The queue of fetched messages, over all partitions, in KiB: 16 MiB feed 900,000 messages a
     // second and keep a backlog on 16 partitions out of memory.
     ("queued.max.messages.kbytes", "16384"),
+    // A byte that turned over on its way or on the broker's disk would be billed. The client leaves
+    // this off; then it would not notice.
+    ("check.crcs", "true"),
     // How soon added partitions are seen.
     ("topic.metadata.refresh.interval.ms", "60000"),
     ("client.id", "usage-processor"),

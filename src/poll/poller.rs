@@ -91,6 +91,18 @@ pub enum PollError {
          which partition and how many events"
     )]
     OffsetGone(#[source] KafkaError),
+    /// The client skips a batch that it cannot read, or asks for it for ever: we do neither.
+    #[error(
+        "the next batch of a partition of {topic} is damaged, or cannot be unpacked; nothing was passed over. If it is \
+         only too large: KAFKA_OPTIONS=receive.message.max.bytes=1000000000. If it is lost: delete the records up to \
+         its end and start with --accept-loss"
+    )]
+    Unreadable {
+        /// The topic.
+        topic: String,
+        /// What the client said.
+        source: KafkaError,
+    },
     /// Kafka does not let us in.
     #[error(
         "consuming {topic}: Kafka refuses us; check the credentials in KAFKA_OPTIONS and the topic's and group's ACLs"
@@ -315,6 +327,11 @@ impl Poller {
                 | Code::SaslAuthenticationFailed,
             ) => {
                 return Err(PollError::Refused { topic: self.topic.clone(), source: error });
+            }
+            KafkaError::MessageConsumption(
+                Code::BadMessage | Code::BadCompression | Code::NotImplemented | Code::MessageSizeTooLarge,
+            ) => {
+                return Err(PollError::Unreadable { topic: self.topic.clone(), source: error });
             }
             KafkaError::MessageConsumptionFatal(_) => {
                 return Err(PollError::Consume { topic: self.topic.clone(), source: error });

@@ -25,6 +25,11 @@ const NO_TIMESTAMP_MS: i64 = -1;
 /// 9999-12-31T23:59:59Z: later than this is a broken clock, and not every year fits a timestamptz.
 const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_000;
 
+/// The most that is kept of a payload or a key. No more than this arrives unless it was inflated from a
+/// compressed batch (`receive.message.max.bytes`), and a kilobyte can be inflated to a megabyte: PostgreSQL
+/// takes no value of 1 GiB, and for one little smaller it takes longer than a statement may.
+const KEPT_BYTES_MAX: usize = 100_000_000;
+
 /// Runs [`INSERT`] for `letters`, which are messages of `batch`, and gives those that went in.
 pub fn insert<'a>(
     transaction: &mut Transaction<'_>,
@@ -47,15 +52,29 @@ pub fn insert<'a>(
         offsets.push(message.offset);
         let timestamp_ms = message.timestamp_ms.unwrap_or(NO_TIMESTAMP_MS);
         timestamps.push(timestamp_ms.clamp(NO_TIMESTAMP_MS, TIMESTAMP_MS_MAX));
-        keys.push(polled.key(message));
-        payloads.push(polled.payload(message));
+        let (key, is_key_cut) = kept(polled.key(message));
+        let (payload, is_payload_cut) = kept(polled.payload(message));
+        keys.push(key);
+        payloads.push(payload);
         reasons.push(letter.rejection.reason.as_str());
         // Details quote what was found, and PostgreSQL text holds no NUL.
-        details.push(letter.rejection.detail.replace('\0', "\\0"));
+        let mut detail = letter.rejection.detail.replace('\0', "\\0");
+        if is_key_cut || is_payload_cut {
+            detail += &format!("; of key and payload the first {KEPT_BYTES_MAX} bytes are kept");
+        }
+        details.push(detail);
     }
     let inserted = transaction.query(
         statement,
         &[&topic, &partitions, &offsets, &timestamps, &keys, &payloads, &reasons, &details],
     )?;
     Ok(inserted.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// What is kept of a key or a payload, and whether that is less than all.
+fn kept(bytes: Option<&[u8]>) -> (Option<&[u8]>, bool) {
+    match bytes {
+        Some(bytes) if bytes.len() > KEPT_BYTES_MAX => (Some(&bytes[..KEPT_BYTES_MAX]), true),
+        _ => (bytes, false),
+    }
 }

@@ -245,3 +245,62 @@ fn where_the_broker_sets_timestamps_those_of_producers_do_not_matter() {
     assert_eq!((case.rows(), case.dead_letters()), (3, 0));
     case.assert_all_accounted_for();
 }
+
+/// `run --stop-at-end`, which must stop at a batch that cannot be read, behind the first event.
+fn stops_at_the_unreadable(case: &Case) {
+    let mut processor = case.processor().arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(1));
+    processor.wait_for_line("is damaged, or cannot be unpacked; nothing was passed over", PATIENCE);
+    assert!(case.rows() <= 1 && case.dead_letters() == 0, "{} rows", case.rows());
+    assert!(matches!(case.topic.committed_offsets(&case.group)[..], [None | Some(0 | 1)]));
+}
+
+#[test]
+fn a_batch_that_inflates_beyond_measure_is_not_passed_and_its_letter_is_cut_to_what_the_database_takes() {
+    let mut case = Case::new(1);
+    let now = now_ms();
+    case.produce(&[event("a", now)]);
+    // Some kilobytes in Kafka.
+    let payload = vec![b' '; 110_000_000];
+    case.topic.produce_with(&[Record::new(ORGANIZATION, &payload)], &[("compression.type", "zstd")]);
+    case.produce(&[event("b", now)]);
+    stops_at_the_unreadable(&case);
+
+    let larger = "receive.message.max.bytes=200000000";
+    let mut processor = case.processor().env("KAFKA_OPTIONS", larger).arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(case.rows(), 2);
+    let letter =
+        "SELECT concat_ws(' ', kafka_offset, reason, length(payload), detail) FROM usage_dead_letters";
+    assert_eq!(
+        case.database.texts(letter),
+        [
+            "1 too_large 100000000 the value has 110000000 bytes, allowed are 1048576; of key and payload the first \
+          100000000 bytes are kept"
+        ]
+    );
+    case.assert_all_accounted_for();
+}
+
+#[test]
+fn a_batch_that_was_damaged_on_the_brokers_disk_is_neither_billed_nor_passed() {
+    let broker = PrivateBroker::start();
+    let topic = TestTopic::create_at(&broker.address(), 1);
+    let case = Case::with(topic, Database::migrated(profiles().pop().unwrap()));
+    // Three batches. The second one's response time will be 92 ms, which is as good as 12.
+    for request_id in ["a", "b", "c"] {
+        case.produce(&[event(request_id, now_ms())]);
+    }
+    let path = broker.log_file(case.topic.name());
+    let log = std::fs::read(&path).unwrap();
+    let second = (0..log.len()).filter(|at| log[*at..].starts_with(b"_ms\":12")).nth(1).unwrap();
+    let mut damaged = log.clone();
+    damaged[second + 5] = b'9';
+    std::fs::write(&path, damaged).unwrap();
+    stops_at_the_unreadable(&case);
+
+    std::fs::write(&path, log).unwrap();
+    case.process_all();
+    assert_eq!((case.rows(), case.dead_letters()), (3, 0));
+    case.assert_all_accounted_for();
+}

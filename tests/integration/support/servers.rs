@@ -109,6 +109,11 @@ impl PrivateBroker {
         self.data.run("address", &[])
     }
 
+    /// The file with the first messages of a topic's first partition.
+    pub(crate) fn log_file(&self, topic: &str) -> PathBuf {
+        self.data.path.join(format!("data/{topic}-0/00000000000000000000.log"))
+    }
+
     /// Ends it as a crash would.
     #[track_caller]
     pub(crate) fn crash(&self) {
