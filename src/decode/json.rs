@@ -239,7 +239,7 @@ fn type_name(value: Value<'_, '_>) -> &'static str {
         ValueType::Null => "null",
         ValueType::Bool => "a boolean",
         ValueType::I64 | ValueType::U64 => "an integer",
-        ValueType::F64 => "a number with a fraction or exponent",
+        ValueType::F64 => "a number with a fraction or exponent, or beyond 64 bits",
         ValueType::String => "a string",
         ValueType::Array => "an array",
         ValueType::Object => "an object",
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn each_rule_has_its_reason() {
         let long = |len| format!("\"{}\"", "ü".repeat(len));
-        let cases: [(&str, &str, &str); 33] = [
+        let cases: [(&str, &str, &str); 36] = [
             ("time", "1795505400500", "ok"),
             ("time", "-1", "ok"),
             ("time", "null", "missing_field"),
@@ -338,7 +338,10 @@ mod tests {
             ("billable", "1", "wrong_type"),
             ("weight", "0", "ok"),
             ("weight", "-1", "out_of_range"),
+            ("weight", "18446744073709551616", "wrong_type"),
             ("unknown", "{\"time\":1}", "ok"),
+            ("unknown", "340282366920938463463374607431768211455", "ok"),
+            ("unknown", "-9223372036854775809", "ok"),
         ];
         for (field, json, expected) in cases {
             let payload = with(field, json);

@@ -66,7 +66,8 @@ impl Table {
             ("-1", Letter("out_of_range")),
             ("-2147483649", Letter("out_of_range")),
             ("18446744073709551615", Letter("out_of_range")),
-            ("18446744073709551616", Letter("invalid_json")),
+            ("18446744073709551616", Letter("wrong_type")),
+            ("-9223372036854775809", Letter("wrong_type")),
             ("1e308", Letter("wrong_type")),
             ("-1e308", Letter("wrong_type")),
             ("1e-400", Letter("wrong_type")),
@@ -83,7 +84,9 @@ impl Table {
         ] {
             self.add_members(format!(r#""weight":{number}"#), expected);
         }
-        self.add_members(r#""ignored":1e308"#, plain_row());
+        for number in ["1e308", "340282366920938463463374607431768211455"] {
+            self.add_members(format!(r#""ignored":{number}"#), plain_row());
+        }
     }
 
     fn add_texts(&mut self) {
