@@ -71,6 +71,30 @@ fn dead_letters_reach_their_topic_as_they_came_with_reason_and_origin() {
 }
 
 #[test]
+fn a_letter_that_is_too_large_for_its_topic_goes_without_its_payload_and_the_table_has_it() {
+    let mut case = Case::in_topic_with(&[("max.message.bytes", "20000000")]);
+    let letters = TestTopic::create(1);
+    let large = vec![0xff; 10_000_000];
+    case.topic.produce(&[Record::new("k", &large), Record::new("k", b"{")]);
+    let mut processor =
+        case.processor().env("DEAD_LETTER_TOPIC", letters.name()).arg("--stop-at-end").spawn();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+    // The smaller one may overtake it, since it is sent again.
+    let mut contents: Vec<_> = messages(&letters)
+        .iter()
+        .map(|message| {
+            let is_omitted = headers(message).iter().any(|header| header.starts_with("payload_omitted"));
+            (message.payload().map(<[u8]>::to_vec), is_omitted)
+        })
+        .collect();
+    contents.sort();
+    assert_eq!(contents, [(None, true), (Some(b"{".to_vec()), false)]);
+    let stored =
+        case.database.client.query("SELECT payload FROM usage_dead_letters ORDER BY kafka_offset", &[]);
+    assert!(stored.unwrap()[0].get::<_, &[u8]>(0) == large);
+}
+
+#[test]
 fn no_offset_passes_while_the_dead_letter_topic_is_away() {
     let broker = PrivateBroker::start();
     let letters = TestTopic::create_at(&broker.address(), 1);
