@@ -8,8 +8,9 @@
 //!
 //! Memory: 32 bytes for a record in a chunked ring, oldest first, and 4 bytes plus a control byte
 //! for its index in a hash table that is between 7/16 and 7/8 full: 38 to 44 bytes an identity.
-//! Expiry pops the ring's end and never scans. A duplicate moves its identity to the ring's new end
-//! and leaves a dead record behind until that expires: records, not identities, are budgeted.
+//! Expiry pops the ring's end and never scans. Every copy has a record until that expires: records,
+//! not identities, are budgeted. The copies of an identity are a circle: each leads to the next, the
+//! latest, which the table finds, to the earliest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,12 +27,12 @@ use crate::offsets::Offset;
 pub enum Verdict {
     /// Not seen within the window: a row.
     New,
-    /// Seen at this very offset. Its first write may never have happened, so it is a row again,
+    /// First seen at this very offset. Its first write may never have happened, so it is a row again,
     /// and the database's unique key decides.
     Redelivery,
-    /// The same event at an earlier offset: dropped.
+    /// The earliest copy in the window, at another offset, says the same: dropped.
     Duplicate,
-    /// An earlier offset had the identity with another payload: a dead letter.
+    /// The earliest copy in the window has another payload: a dead letter.
     Conflict,
 }
 
@@ -44,7 +45,7 @@ pub struct DedupBudget {
 }
 
 impl DedupBudget {
-    /// Room for this many records: identities, and their refreshed copies until they expire.
+    /// Room for this many records: the copies of all identities until they expire.
     pub fn new(record_count_max: usize) -> Self {
         Self { record_count: Arc::default(), evictions: Arc::default(), record_count_max }
     }
@@ -64,11 +65,14 @@ impl DedupBudget {
     }
 }
 
-/// One remembered event; 32 bytes.
+/// One remembered copy of an event; 32 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Record {
     hash: [u64; 2],
-    offset: Offset,
+    /// The low half of its offset: no window is four billion offsets long.
+    offset: u32,
+    /// Sequence number of the identity's next copy; of the latest one's, its earliest.
+    next: u32,
     /// The window's clock when it was seen, in milliseconds since `Window::epoch_ms`.
     seen_at: u32,
     fingerprint: u32,
@@ -78,13 +82,13 @@ struct Record {
 const CHUNK_RECORDS: usize = 1_024;
 
 /// The identities seen in one partition within the last `length` by its messages' timestamps.
-/// "Seen" is any copy: the window after a message depends on the messages of its length alone, so
-/// that it can be rebuilt by reading those.
+/// "Seen" is any copy, dropped and dead-lettered ones too: the window after a message depends on the
+/// messages of its length alone, so that it can be rebuilt by reading those.
 #[derive(Debug)]
 pub struct Window {
     length_ms: u32,
     budget: DedupBudget,
-    /// Sequence numbers of records, found by the records' hashes.
+    /// Sequence numbers of each identity's latest record, found by the record's hash.
     table: HashTable<u32>,
     /// Records, oldest first, in chunks of `CHUNK_RECORDS`.
     chunks: VecDeque<Vec<Record>>,
@@ -113,34 +117,41 @@ impl Window {
         }
     }
 
-    /// Judges the event at `offset`, whose Kafka timestamp is `timestamp_ms`, and remembers it if
-    /// it is new. `now_ms` caps the timestamp: one from the future would empty the window.
+    /// Judges the event at `offset`, whose Kafka timestamp is `timestamp_ms`, and remembers it.
+    /// `now_ms` caps the timestamp: one from the future would empty the window.
     pub fn judge(&mut self, identity: Identity, offset: Offset, timestamp_ms: i64, now_ms: i64) -> Verdict {
-        self.advance(timestamp_ms.min(now_ms));
+        self.pass(timestamp_ms, now_ms);
         self.make_room();
-        let hash = split(identity.hash);
-        let Some(&seq) = self.table.find(hash[0], |&seq| self.record(seq).hash == hash) else {
-            self.make_room();
-            let seq =
-                self.append(Record { hash, offset, seen_at: self.clock, fingerprint: identity.fingerprint });
+        let Identity { hash, fingerprint } = identity;
+        let hash = split(hash);
+        let offset = low_32_bits(offset.cast_unsigned());
+        let copy = Record { hash, offset, next: 0, seen_at: self.clock, fingerprint };
+        let Some(&latest) = self.table.find(hash[0], |&seq| self.record(seq).hash == hash) else {
+            let seq = self.append(copy);
+            self.record_mut(seq).next = seq;
             let Self { table, chunks, first_chunk_seq, .. } = self;
             table.insert_unique(hash[0], seq, |&seq| find(chunks, *first_chunk_seq, seq).hash[0]);
             return Verdict::New;
         };
-        let first = *self.record(seq);
-        if first.offset == offset {
-            Verdict::Redelivery
-        } else if first.fingerprint == identity.fingerprint {
-            // Seen again: it stays for another window, at the ring's new end; its old place expires
-            // like any other. So whoever reads the last window knows what we know.
-            let refreshed = self.append(Record { seen_at: self.clock, ..first });
-            if let Some(place) = self.table.find_mut(hash[0], |&candidate| candidate == seq) {
-                *place = refreshed;
-            }
-            Verdict::Duplicate
-        } else {
-            Verdict::Conflict
+        let earliest_seq = self.record(latest).next;
+        let earliest = *self.record(earliest_seq);
+        if earliest.offset == offset {
+            return Verdict::Redelivery;
         }
+        // Whatever it is, it was seen: it counts for another window, and when the copies before it
+        // have expired it is the one that later ones are compared with. So whoever reads the last
+        // window knows what we know.
+        let seq = self.append(Record { next: earliest_seq, ..copy });
+        self.record_mut(latest).next = seq;
+        if let Some(place) = self.table.find_mut(hash[0], |&candidate| candidate == latest) {
+            *place = seq;
+        }
+        if earliest.fingerprint == fingerprint { Verdict::Duplicate } else { Verdict::Conflict }
+    }
+
+    /// Passes a message by that is no event: it only moves the clock. `now_ms` as in [`Self::judge`].
+    pub fn pass(&mut self, timestamp_ms: i64, now_ms: i64) {
+        self.advance(timestamp_ms.min(now_ms));
     }
 
     /// Lets the oldest go while the budget is spent.
@@ -170,17 +181,28 @@ impl Window {
             Ok(clock) => self.clock = self.clock.max(clock),
             // Earlier than the first message: the clock stands still.
             Err(_) if elapsed_ms < 0 => {}
-            // 49 days after the first message the counter is used up: begin anew, which forgets
-            // at most one window's length of a partition once in that time.
-            Err(_) => {
-                self.clear();
-                self.epoch_ms = Some(timestamp_ms);
-                self.clock = 0;
-            }
+            // 49 days after the epoch the counter is used up.
+            Err(_) => self.move_epoch(epoch_ms, timestamp_ms),
         }
         while self.oldest().is_some_and(|oldest| self.clock - oldest.seen_at > self.length_ms) {
             self.forget_oldest();
         }
+    }
+
+    /// Sets the clock to `timestamp_ms` and counts from one window before it.
+    fn move_epoch(&mut self, old_epoch_ms: i64, timestamp_ms: i64) {
+        let epoch_ms = timestamp_ms.saturating_sub(i64::from(self.length_ms));
+        let moved_ms = epoch_ms.saturating_sub(old_epoch_ms);
+        while self.oldest().is_some_and(|oldest| i64::from(oldest.seen_at) < moved_ms) {
+            self.forget_oldest();
+        }
+        // If that is beyond 32 bits none is left.
+        let moved_ms = u32::try_from(moved_ms).unwrap_or(u32::MAX);
+        for record in self.chunks.iter_mut().flatten() {
+            record.seen_at = record.seen_at.saturating_sub(moved_ms);
+        }
+        self.epoch_ms = Some(epoch_ms);
+        self.clock = self.length_ms;
     }
 
     fn oldest(&self) -> Option<&Record> {
@@ -204,9 +226,17 @@ impl Window {
     /// Drops the oldest record; tells whether an identity went with it (it does not if it was seen
     /// again later).
     fn forget_oldest(&mut self) -> bool {
-        let Some(&Record { hash, .. }) = self.oldest() else { return false };
+        let Some(&Record { hash, next, .. }) = self.oldest() else { return false };
         let oldest_seq = self.first_chunk_seq.wrapping_add(low_32_bits(self.expired_in_first as u64));
-        let forgotten = self.table.find_entry(hash[0], |&seq| seq == oldest_seq).map(|entry| entry.remove());
+        let Self { table, chunks, first_chunk_seq, .. } = self;
+        let is_its = |&seq: &u32| seq == oldest_seq || find(chunks, *first_chunk_seq, seq).hash == hash;
+        let latest = table.find(hash[0], is_its).copied();
+        let is_forgotten = latest == Some(oldest_seq);
+        if is_forgotten {
+            table.find_entry(hash[0], |&seq| seq == oldest_seq).map(|entry| entry.remove()).ok();
+        } else if let Some(latest) = latest {
+            self.record_mut(latest).next = next;
+        }
         self.budget.record_count.fetch_sub(1, Ordering::Relaxed);
         self.expired_in_first += 1;
         if self.expired_in_first == CHUNK_RECORDS {
@@ -214,7 +244,7 @@ impl Window {
             self.first_chunk_seq = self.first_chunk_seq.wrapping_add(low_32_bits(CHUNK_RECORDS as u64));
             self.expired_in_first = 0;
         }
-        forgotten.is_ok()
+        is_forgotten
     }
 
     fn clear(&mut self) {
@@ -227,6 +257,11 @@ impl Window {
 
     fn record(&self, seq: u32) -> &Record {
         find(&self.chunks, self.first_chunk_seq, seq)
+    }
+
+    fn record_mut(&mut self, seq: u32) -> &mut Record {
+        let position = seq.wrapping_sub(self.first_chunk_seq) as usize;
+        &mut self.chunks[position / CHUNK_RECORDS][position % CHUNK_RECORDS]
     }
 }
 
@@ -257,148 +292,4 @@ fn low_32_bits(value: u64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    const LENGTH_MS: i64 = 1_000;
-
-    fn window(record_count_max: usize) -> Window {
-        Window::new(Duration::from_millis(1_000), DedupBudget::new(record_count_max))
-    }
-
-    fn identity(id: u128, fingerprint: u32) -> Identity {
-        // As a keyed hash spreads them.
-        Identity { hash: id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835), fingerprint }
-    }
-
-    fn judge(window: &mut Window, id: u128, offset: Offset, at_ms: i64) -> Verdict {
-        window.judge(identity(id, 0), offset, at_ms, i64::MAX)
-    }
-
-    #[test]
-    fn the_same_identity_at_another_offset_is_a_duplicate_and_at_the_same_a_redelivery() {
-        let mut window = window(100);
-        assert_eq!(judge(&mut window, 1, 10, 0), Verdict::New);
-        assert_eq!(judge(&mut window, 1, 12, 5), Verdict::Duplicate);
-        assert_eq!(judge(&mut window, 1, 10, 0), Verdict::Redelivery);
-        assert_eq!(window.judge(identity(1, 9), 13, 6, i64::MAX), Verdict::Conflict);
-        assert_eq!(window.len(), 1);
-    }
-
-    #[test]
-    fn the_window_is_measured_between_timestamps() {
-        let mut window = window(100);
-        assert_eq!(judge(&mut window, 1, 10, 5_000), Verdict::New);
-        assert_eq!(judge(&mut window, 2, 11, 5_000), Verdict::New);
-        assert_eq!(judge(&mut window, 1, 12, 5_000 + LENGTH_MS), Verdict::Duplicate);
-        assert_eq!(judge(&mut window, 2, 13, 5_001 + LENGTH_MS), Verdict::New);
-        assert_eq!(window.len(), 2);
-    }
-
-    #[test]
-    fn a_window_rebuilt_from_its_last_length_decides_the_same() {
-        let retries = [(10, 0), (11, LENGTH_MS - 100), (12, 2 * LENGTH_MS - 300)];
-        let mut whole = window(100);
-        let verdicts = retries.map(|(offset, at_ms)| judge(&mut whole, 1, offset, at_ms));
-        assert_eq!(verdicts, [Verdict::New, Verdict::Duplicate, Verdict::Duplicate]);
-        let mut rebuilt = window(100);
-        judge(&mut rebuilt, 1, 11, LENGTH_MS - 100);
-        assert_eq!(judge(&mut rebuilt, 1, 12, 2 * LENGTH_MS - 300), Verdict::Duplicate);
-    }
-
-    #[test]
-    fn dead_records_expire_and_are_budgeted() {
-        let budget = DedupBudget::new(4);
-        let mut window = Window::new(Duration::from_secs(1), budget.clone());
-        for offset in 0..4 {
-            judge(&mut window, 1, offset, 0);
-        }
-        assert_eq!((window.len(), budget.record_count(), budget.evictions()), (1, 4, 0));
-        assert_eq!(judge(&mut window, 2, 9, 0), Verdict::New);
-        assert_eq!((window.len(), budget.record_count(), budget.evictions()), (2, 4, 0));
-        judge(&mut window, 3, 10, 2 * LENGTH_MS);
-        assert_eq!((window.len(), budget.record_count()), (1, 1));
-    }
-
-    #[test]
-    fn a_timestamp_from_the_future_counts_as_now() {
-        let mut window = window(100);
-        assert_eq!(window.judge(identity(1, 0), 10, 500, 1_000), Verdict::New);
-        assert_eq!(window.judge(identity(2, 0), 11, i64::MAX, 1_000), Verdict::New);
-        assert_eq!(window.judge(identity(1, 0), 12, 1_100, 1_100), Verdict::Duplicate);
-    }
-
-    #[test]
-    fn a_spent_budget_evicts_the_oldest_and_counts_it() {
-        let budget = DedupBudget::new(3);
-        let mut window = Window::new(Duration::from_secs(1), budget.clone());
-        for id in 0..5 {
-            assert_eq!(judge(&mut window, id, 0, 0), Verdict::New);
-        }
-        assert_eq!((window.len(), budget.record_count(), budget.evictions()), (3, 3, 2));
-        assert_eq!(judge(&mut window, 1, 9, 0), Verdict::New);
-        assert_eq!(judge(&mut window, 4, 9, 0), Verdict::Duplicate);
-        drop(window);
-        assert_eq!(budget.record_count(), 0);
-    }
-
-    #[test]
-    fn the_clock_begins_anew_when_its_counter_is_used_up() {
-        let mut window = window(100);
-        assert_eq!(judge(&mut window, 1, 1, 0), Verdict::New);
-        let late = i64::from(u32::MAX) + 1;
-        assert_eq!(judge(&mut window, 1, 2, late), Verdict::New);
-        assert_eq!(judge(&mut window, 1, 3, late + 1), Verdict::Duplicate);
-    }
-
-    #[test]
-    fn a_record_has_32_bytes() {
-        assert_eq!(size_of::<Record>(), 32);
-    }
-
-    /// The rule, said naively: a sighting within the window decides, and any copy is one.
-    #[derive(Default)]
-    struct Model {
-        seen: Vec<(u128, Offset, i64, u32)>,
-        clock: i64,
-    }
-
-    impl Model {
-        fn judge(&mut self, id: u128, fingerprint: u32, offset: Offset, at_ms: i64) -> Verdict {
-            self.clock = if self.seen.is_empty() && self.clock == 0 { at_ms } else { self.clock.max(at_ms) };
-            let clock = self.clock;
-            self.seen.retain(|seen| clock - seen.2 <= LENGTH_MS);
-            match self.seen.iter_mut().find(|seen| seen.0 == id) {
-                Some(seen) if seen.1 == offset => Verdict::Redelivery,
-                Some(seen) if seen.3 == fingerprint => {
-                    seen.2 = clock;
-                    Verdict::Duplicate
-                }
-                Some(_) => Verdict::Conflict,
-                None => {
-                    self.seen.push((id, offset, clock, fingerprint));
-                    Verdict::New
-                }
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_window_matches_the_model(steps in vec((0_u128..300, 0_u32..2, 0_i64..4, -20_i64..40), 1..1_500)) {
-            let (mut window, mut model) = (window(usize::MAX), Model::default());
-            let mut at_ms = 1_000_000;
-            for (idx, (id, fingerprint, back, step_ms)) in steps.into_iter().enumerate() {
-                at_ms += step_ms;
-                let offset = i64::try_from(idx).unwrap() - back;
-                prop_assert_eq!(
-                    window.judge(identity(id, fingerprint), offset, at_ms, i64::MAX),
-                    model.judge(id, fingerprint, offset, at_ms)
-                );
-                prop_assert_eq!(window.len(), model.seen.len());
-            }
-        }
-    }
-}
+mod tests;

@@ -103,19 +103,25 @@ impl Sieve {
             self.time_limits.check(event.time_micros, message.timestamp_ms)?;
             Ok(event)
         });
+        let window = window_of(&mut self.windows, &outcome.span, || {
+            Window::new(self.window_length, self.budget.clone())
+        });
         let event = match decoded {
             Ok(event) => event,
-            Err(_) if is_history => return,
             Err(rejection) => {
+                // Kafka's answers, by which history is measured, know no difference.
+                if let Some(timestamp_ms) = message.timestamp_ms {
+                    window.pass(timestamp_ms, now_ms);
+                }
+                if is_history {
+                    return;
+                }
                 outcome.dead_letters += 1;
                 self.judged.push(Some(rejection.reason));
                 return dead_letters.push(DeadLetter { source, rejection });
             }
         };
         let identity = self.hasher.identify(&event);
-        let window = window_of(&mut self.windows, &outcome.span, || {
-            Window::new(self.window_length, self.budget.clone())
-        });
         // The time limits have refused messages without a timestamp.
         let timestamp_ms = message.timestamp_ms.unwrap_or(now_ms);
         let verdict = window.judge(identity, message.offset, timestamp_ms, now_ms);
@@ -232,6 +238,19 @@ mod tests {
             (message.offset, source.payload(message), source.key(message)),
             (42, Some(&b"{"[..]), Some(&b"key"[..]))
         );
+    }
+
+    #[test]
+    fn a_dead_letter_moves_the_clock_as_any_message() {
+        let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
+        for (offset, at_ms, payload) in [(0, 1_000, event("a", 1)), (1, 301_001, "{".to_owned())] {
+            let mut polled = polled(1, offset, &[payload]);
+            polled.messages[0].timestamp_ms = Some(at_ms);
+            sieve.sift(polled, &mut batch, 400_000).unwrap();
+        }
+        // Whoever starts here reads from 1,001 ms on, and has never seen it.
+        sieve.sift(polled(1, 2, &[event("a", 1)]), &mut batch, 400_000).unwrap();
+        assert_eq!(batch.outcomes[2].written, 1);
     }
 
     #[test]

@@ -27,6 +27,8 @@ struct Assigned {
     epoch: i32,
     /// Where the assignment started; what comes below is history.
     start: Offset,
+    /// History has been read up to here.
+    history_position: Offset,
     /// The next offset: the end of the last span.
     position: Offset,
     /// Read no further than this.
@@ -62,9 +64,16 @@ impl Intake {
     /// Starts a partition at its position; with `stops_at_end`, ends it where the log ended then.
     pub fn assign(&mut self, position: StartPosition, generation: Generation, stops_at_end: bool) {
         let StartPosition { partition, epoch, start, high, .. } = position;
-        let stop_at = stops_at_end.then_some(high);
-        let assigned =
-            Assigned { generation, epoch, start, position: start, stop_at, is_at_end: false, gap_end: None };
+        let assigned = Assigned {
+            generation,
+            epoch,
+            start,
+            history_position: Offset::MIN,
+            position: start,
+            stop_at: stops_at_end.then_some(high),
+            is_at_end: false,
+            gap_end: None,
+        };
         self.partitions.insert(partition, assigned);
     }
 
@@ -113,7 +122,11 @@ impl Intake {
 
     /// Takes in a message from before the start: it lies below its span, which stays as it is.
     fn accept_history(&mut self, message: Incoming<'_>, decoder_idx: usize) -> Option<usize> {
-        let assigned = self.partitions.get(&message.partition)?;
+        let assigned = self.partitions.get_mut(&message.partition)?;
+        if message.offset < assigned.history_position {
+            return None; // It would count as seen later than it was.
+        }
+        assigned.history_position = message.offset + 1;
         let empty = OffsetSpan {
             partition: message.partition,
             generation: assigned.generation,
@@ -341,6 +354,7 @@ mod tests {
         let (issued, batch) = intake.take(0);
         assert_eq!((issued.len(), batch.messages.len()), (0, 1), "history alone owes nothing");
         assert!(batch.is_history(&batch.messages[0]));
+        accept(&mut intake, 0, 3);
         accept(&mut intake, 0, 4);
         accept(&mut intake, 0, 5);
         let (issued, batch) = intake.take(0);
