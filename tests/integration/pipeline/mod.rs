@@ -19,6 +19,8 @@ mod memory;
 mod pauses;
 mod rebalance;
 mod refusals;
+mod replay;
+mod retries;
 mod roles;
 mod silence;
 mod stops;
