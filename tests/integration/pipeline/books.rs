@@ -16,7 +16,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn assert_consistent(&self) {
+    pub(super) fn assert_consistent(&self) {
         let (code, lines) = self.audit();
         assert_eq!(code, Some(0), "{lines}");
     }

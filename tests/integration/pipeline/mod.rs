@@ -23,6 +23,7 @@ mod replay;
 mod retries;
 mod roles;
 mod silence;
+mod standby;
 mod stops;
 
 use std::num::NonZeroU32;

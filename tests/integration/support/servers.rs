@@ -30,6 +30,20 @@ impl PrivatePostgres {
         Self::start_with(&[])
     }
 
+    /// A copy of the server at this URL, which follows it asynchronously.
+    #[track_caller]
+    pub(crate) fn standby_of(url: &str) -> Self {
+        let data = ServerDir::new("postgres");
+        data.run("standby", &[url]);
+        Self { data }
+    }
+
+    /// Makes a standby a server that can be written to; what has not arrived by now is lost.
+    #[track_caller]
+    pub(crate) fn promote(&self) {
+        self.data.run("promote", &[]);
+    }
+
     /// Leads to an empty database.
     #[track_caller]
     pub(crate) fn url(&self) -> String {
