@@ -7,10 +7,13 @@
 //! an event share a partition; what crosses partitions is left to the database's unique key.)
 //!
 //! Memory: 32 bytes for a record in a chunked ring, oldest first, and 4 bytes plus a control byte
-//! for its index in a hash table that is between 7/16 and 7/8 full: 38 to 44 bytes an identity.
+//! for its index in a hash table that is 1/3 to 2/3 full: 40 to 48 bytes an identity (`flood.rs`).
 //! Expiry pops the ring's end and never scans. Every copy has a record until that expires: records,
 //! not identities, are budgeted. The copies of an identity are a circle: each leads to the next, the
 //! latest, which the table finds, to the earliest.
+
+#[cfg(test)]
+mod flood;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +39,8 @@ pub enum Verdict {
     Conflict,
 }
 
-/// How many records all windows of the process may hold together, and do hold.
+/// How many records all windows of the process may hold together, and do hold. A window may hold the
+/// one that it has just judged when the others have left it no room.
 #[derive(Debug, Clone)]
 pub struct DedupBudget {
     record_count: Arc<AtomicUsize>,
@@ -131,6 +135,7 @@ impl Window {
             self.record_mut(seq).next = seq;
             let Self { table, chunks, first_chunk_seq, .. } = self;
             table.insert_unique(hash[0], seq, |&seq| find(chunks, *first_chunk_seq, seq).hash[0]);
+            self.clean_table();
             return Verdict::New;
         };
         let earliest_seq = self.record(latest).next;
@@ -187,6 +192,7 @@ impl Window {
         while self.oldest().is_some_and(|oldest| self.clock - oldest.seen_at > self.length_ms) {
             self.forget_oldest();
         }
+        self.shrink_table();
     }
 
     /// Sets the clock to `timestamp_ms` and counts from one window before it.
@@ -245,6 +251,35 @@ impl Window {
             self.expired_in_first = 0;
         }
         is_forgotten
+    }
+
+    /// Frees the places in the table that removed entries still take up. Left alone the table would
+    /// double as soon as it has no other place, though it be only half full. So would it when too
+    /// full for this to help for long, at 2/3.
+    fn clean_table(&mut self) {
+        let Self { table, chunks, first_chunk_seq, .. } = self;
+        if table.len() < table.capacity() || table.len() > table.num_buckets() / 3 * 2 {
+            return;
+        }
+        table.clear();
+        let end = chunks.iter().map(Vec::len).sum();
+        for position in (self.expired_in_first..end).rev() {
+            let seq = first_chunk_seq.wrapping_add(low_32_bits(position as u64));
+            let record_of = |seq: u32| find(chunks, *first_chunk_seq, seq);
+            let hash = record_of(seq).hash;
+            // The table knows the latest record of an identity.
+            if table.find(hash[0], |&later| record_of(later).hash == hash).is_none() {
+                table.insert_unique(hash[0], seq, |&seq| record_of(seq).hash[0]);
+            }
+        }
+    }
+
+    /// Gives the table of a flood that is over back; another partition's may be coming.
+    fn shrink_table(&mut self) {
+        let Self { table, chunks, first_chunk_seq, .. } = self;
+        if table.len() < table.num_buckets() / 8 {
+            table.shrink_to(table.len() * 2, |&seq| find(chunks, *first_chunk_seq, seq).hash[0]);
+        }
     }
 
     fn clear(&mut self) {
