@@ -15,6 +15,7 @@ mod decisions;
 mod faults;
 mod hostile;
 mod hostile_logs;
+mod flood;
 mod memory;
 mod pauses;
 mod rebalance;
