@@ -101,7 +101,7 @@ pub fn run(
     let consumer = Arc::new(create_consumer(config, revocation_sender, shutdown)?);
     let mut latency = Latency::new(config.writer_count)?;
     let board = TallyBoard::default();
-    let budget = DedupBudget::new(config.dedup_entries_max);
+    let budgets = dedup_budgets(config);
     let mut stages = Stages::new(shutdown.clone());
 
     // From the end to the beginning: a stage starts when the next one is there to take its output.
@@ -110,7 +110,7 @@ pub fn run(
     let committer = Committer::new(progress_inbox, revocations, offsets, board.clone());
     stages.spawn("committer", move || committer.run())?;
     let write_batches = spawn_writers(&mut stages, config, &progress, &latency)?;
-    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budget)?;
+    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budgets)?;
     let poller = Poller::new(
         Arc::clone(&consumer),
         &config.kafka_topic,
@@ -134,8 +134,8 @@ pub fn run(
 
     let mut report = || Report {
         tally: board.snapshot(),
-        dedup_entries: budget.record_count(),
-        dedup_evictions: budget.evictions(),
+        dedup_entries: budgets.iter().map(DedupBudget::record_count).sum(),
+        dedup_evictions: budgets.iter().map(DedupBudget::evictions).sum(),
         latency: latency.take_interval(),
         latency_overall: latency.overall(),
         at: Instant::now(),
@@ -210,17 +210,23 @@ fn spawn_writers(
     Ok(sender)
 }
 
+/// An equal share for each decoder, which makes room among its own windows: nothing is shared.
+fn dedup_budgets(config: &Config) -> Vec<DedupBudget> {
+    let share = (config.dedup_entries_max / config.decoder_count).max(1);
+    (0..config.decoder_count).map(|_| DedupBudget::new(share)).collect()
+}
+
 /// Starts the decoders; gives the channel that leads to each.
 fn spawn_decoders(
     stages: &mut Stages,
     config: &Config,
     write_batches: Sender<WriteBatch>,
-    budget: &DedupBudget,
+    budgets: &[DedupBudget],
 ) -> Result<Vec<Sender<PolledBatch>>, PipelineError> {
     let hasher = IdentityHasher::with_random_key().map_err(PipelineError::Key)?;
     let breaker = CircuitBreaker::new(config.dead_letter_ratio_max);
-    let mut inboxes = Vec::with_capacity(config.decoder_count);
-    for decoder_idx in 0..config.decoder_count {
+    let mut inboxes = Vec::with_capacity(budgets.len());
+    for (decoder_idx, budget) in budgets.iter().enumerate() {
         let (inbox, polled_batches) = bounded(POLLED_BATCHES_PER_DECODER);
         let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone())
             .with_breaker(breaker.clone());

@@ -39,7 +39,7 @@ pub enum Verdict {
     Conflict,
 }
 
-/// How many records all windows of the process may hold together, and do hold. A window may hold the
+/// How many records the windows of a decoder may hold together, and do hold. A window may hold the
 /// one that it has just judged when the others have left it no room.
 #[derive(Debug, Clone)]
 pub struct DedupBudget {
@@ -64,7 +64,8 @@ impl DedupBudget {
         self.evictions.load(Ordering::Relaxed)
     }
 
-    fn is_spent(&self) -> bool {
+    /// Whether something must go before something comes.
+    pub fn is_spent(&self) -> bool {
         self.record_count() >= self.record_count_max
     }
 }
@@ -159,8 +160,8 @@ impl Window {
         self.advance(timestamp_ms.min(now_ms));
     }
 
-    /// Lets the oldest go while the budget is spent.
-    fn make_room(&mut self) {
+    /// Lets the oldest go while the budget is spent and there is one.
+    pub fn make_room(&mut self) {
         while self.budget.is_spent() && !self.is_empty() {
             if self.forget_oldest() {
                 self.budget.evictions.fetch_add(1, Ordering::Relaxed);

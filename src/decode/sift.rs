@@ -103,6 +103,9 @@ impl Sieve {
             self.time_limits.check(event.time_micros, message.timestamp_ms)?;
             Ok(event)
         });
+        if self.budget.is_spent() {
+            make_room(&mut self.windows);
+        }
         let window = window_of(&mut self.windows, &outcome.span, || {
             Window::new(self.window_length, self.budget.clone())
         });
@@ -145,6 +148,14 @@ impl Sieve {
                 dead_letters.push(DeadLetter { source, rejection });
             }
         }
+    }
+}
+
+/// Takes the room from the fullest window, whose partition may be idle: a partition that had to make
+/// room in its own could remember next to nothing until that one moves on.
+fn make_room(windows: &mut HashMap<Partition, (Generation, Window)>) {
+    if let Some((_, fullest)) = windows.values_mut().max_by_key(|(_, window)| window.len()) {
+        fullest.make_room();
     }
 }
 
@@ -205,10 +216,19 @@ mod tests {
     }
 
     fn polled(generation: u32, first_offset: i64, payloads: &[String]) -> PolledBatch {
+        polled_of(3, generation, first_offset, payloads)
+    }
+
+    fn polled_of(
+        partition: Partition,
+        generation: u32,
+        first_offset: i64,
+        payloads: &[String],
+    ) -> PolledBatch {
         let mut batch = PolledBatch::with_capacity(payloads.len());
         let end = first_offset + i64::try_from(payloads.len()).unwrap();
         batch.spans.push(OffsetSpan {
-            partition: 3,
+            partition,
             generation: Generation(generation),
             epoch: 1,
             start: first_offset,
@@ -261,6 +281,18 @@ mod tests {
         sieve.sift(polled(2, 2, &[event("a", 1)]), &mut batch, 2_000).unwrap();
         let written: Vec<_> = batch.outcomes.iter().map(|outcome| outcome.written).collect();
         assert_eq!(written, [1, 0, 1]);
+    }
+
+    #[test]
+    fn a_partition_that_fell_silent_makes_room_for_the_others() {
+        let (mut sieve, mut batch) = (sieve(), WriteBatch::default());
+        let events =
+            |name: &str, count| -> Vec<_> { (0..count).map(|n| event(&format!("{name}-{n}"), 1)).collect() };
+        sieve.sift(polled_of(3, 1, 0, &events("flood", 1_500)), &mut batch, 2_000).unwrap();
+        sieve.sift(polled_of(4, 1, 0, &events("later", 400)), &mut batch, 2_000).unwrap();
+        sieve.sift(polled_of(4, 1, 400, &events("later", 400)), &mut batch, 2_000).unwrap();
+        assert_eq!((batch.outcomes[2].written, batch.outcomes[2].duplicates), (0, 400));
+        assert_eq!(sieve.budget.record_count(), 1_000);
     }
 
     #[test]
