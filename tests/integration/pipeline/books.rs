@@ -350,25 +350,26 @@ fn a_database_that_loses_commits_under_a_running_processor_stops_it_and_is_made_
     let now = now_ms();
     let produce = |case: &Case, name: &str| {
         case.produce(&(0..300).map(|n| event(&format!("{name}-{n}"), now)).collect::<Vec<_>>());
-        case.wait_until_at_end();
     };
     let mut processor = case.processor().spawn();
     produce(&case, "kept");
+    case.wait_until_at_end();
     let behind = tempfile::tempdir().unwrap();
     server.stop();
     server.copy_data(behind.path());
     server.restart();
     produce(&case, "lost");
+    case.wait_until_at_end();
     // A standby that was behind takes over, at the same address.
     server.crash();
     server.restore_data(behind.path());
     server.restart();
+    // It may be noticed before these are read, or after.
     produce(&case, "after");
-
     processor.wait_for_line("the database has lost commits while we ran: partition", PATIENCE);
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(1));
     case.database.reconnect();
-    assert_eq!(case.rows(), 600);
+    assert!(case.rows() <= 600, "{}", case.rows());
     case.process_all();
     assert_eq!(case.rows(), 900);
     case.assert_consistent();
