@@ -153,7 +153,7 @@ pub struct PipelineArgs {
     /// How long a batch may collect at most. It leaves after milliseconds when a writer is free.
     #[arg(long, env = "BATCH_TIMEOUT", default_value = "5s")]
     pub batch_timeout: String,
-    /// Most identities held in memory (at most 48 bytes each); beyond it the oldest go early.
+    /// Most copies of events remembered (at most 48 bytes each); beyond it the oldest go early.
     #[arg(long, env = "DEDUP_MAX_ENTRIES", default_value = "4000000")]
     pub dedup_max_entries: String,
     /// How long the database may take for one statement of a writer, 1s to 1h. Beyond it the

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use postgres::config::TargetSessionAttrs;
 use postgres::{Client, GenericClient, NoTls};
 
 use crate::offsets::{Offset, Partition};
@@ -99,6 +100,8 @@ impl Ledger {
     pub fn new(mut config: postgres::Config, consumer_group: &str, topic: &str) -> Self {
         config
             .application_name("usage-processor ledger")
+            // Of several hosts not a standby, which may be behind.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)

@@ -21,10 +21,12 @@ use crate::decode::decoder::Decoder;
 use crate::decode::dedup::DedupBudget;
 use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
+use crate::error_chain::error_chain;
 use crate::latency::{Latency, Percentiles};
 use crate::ledger::Ledger;
 use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
+use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
 use crate::poll::rebalance::{GroupContext, GroupOptions};
@@ -142,10 +144,26 @@ pub fn run(
     };
     stages.join(config.drain_timeout, report_interval, || on_report(&report()))?;
     findings.verdict()?;
+    if stops_at_end {
+        // Nobody may start again to notice.
+        look_once_more(&ledger(config), board.watermarks())?;
+    }
     let last = report();
     on_report(&last);
     drop(consumer); // Leaves the group.
     Ok(last)
+}
+
+/// What the database has lost since the bookkeeper's last look.
+fn look_once_more(ledger: &Ledger, watermarks: Vec<(Partition, Offset)>) -> Result<(), CommitsLost> {
+    match ledger.find_lost_commits(watermarks) {
+        Ok(None) => Ok(()),
+        Ok(Some(lost)) => Err(lost),
+        Err(error) => {
+            log::warn!("whether the database still has everything: {}", error_chain(error.as_ref()));
+            Ok(())
+        }
+    }
 }
 
 fn ledger(config: &Config) -> Ledger {

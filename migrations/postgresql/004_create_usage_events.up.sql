@@ -37,22 +37,24 @@ DECLARE
     partition  name;
     made_count integer := 0;
 BEGIN
+    -- The functions in here are named with their schema: this runs with the owner's rights (013), and another's function
+    -- of the same name may fit better.
     -- Any day may be asked for, since an event is as old as its Kafka timestamp says; but not a thousand years of days.
     IF to_day - from_day > 1000 THEN
         RAISE EXCEPTION '% to % are more than a thousand partitions: make them in parts', from_day, to_day;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('usage_ensure_partitions'), parent::oid::integer);
     WHILE day <= to_day LOOP
-        partition := 'usage_events_' || to_char(day, 'YYYYMMDD');
+        partition := 'usage_events_' || pg_catalog.to_char(day::timestamp, 'YYYYMMDD');
         IF NOT EXISTS (
             SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             WHERE i.inhparent = parent AND c.relname = partition
         ) THEN
-            EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS)', namespace, partition, parent);
-            EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (%L) TO (%L)',
+            EXECUTE pg_catalog.format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS)', namespace, partition, parent);
+            EXECUTE pg_catalog.format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (%L) TO (%L)',
                            parent, namespace, partition,
-                           to_char(day, 'YYYY-MM-DD') || ' 00:00:00+00',
-                           to_char(day + 1, 'YYYY-MM-DD') || ' 00:00:00+00');
+                           pg_catalog.to_char(day::timestamp, 'YYYY-MM-DD') || ' 00:00:00+00',
+                           pg_catalog.to_char((day + 1)::timestamp, 'YYYY-MM-DD') || ' 00:00:00+00');
             made_count := made_count + 1;
         END IF;
         day := day + 1;

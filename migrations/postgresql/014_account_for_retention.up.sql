@@ -38,7 +38,11 @@ END
 $$;
 
 -- Whatever calls it need not have the search_path of now.
-ALTER FUNCTION usage_apply_retention() SET search_path FROM CURRENT;
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION usage_apply_retention() SET search_path = pg_catalog, %I, pg_temp', current_schema());
+END
+$$;
 
 COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
 COMMENT ON FUNCTION usage_apply_retention() IS

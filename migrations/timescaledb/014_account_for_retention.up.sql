@@ -13,6 +13,8 @@ RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    namespace    constant name := (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                   WHERE c.oid = 'usage_events'::regclass);
     boundary     constant timestamptz := date_trunc('day', now() - INTERVAL '90 days', 'UTC');
     chunk        record;
     locked_count bigint := 0;
@@ -20,7 +22,7 @@ DECLARE
 BEGIN
     FOR chunk IN
         SELECT chunk_schema, chunk_name FROM timescaledb_information.chunks
-         WHERE hypertable_schema = current_schema() AND hypertable_name = 'usage_events' AND range_end <= boundary
+         WHERE hypertable_schema = namespace AND hypertable_name = 'usage_events' AND range_end <= boundary
          ORDER BY range_start, chunk_name
     LOOP
         EXECUTE format('LOCK TABLE %I.%I IN SHARE MODE', chunk.chunk_schema, chunk.chunk_name);
@@ -47,8 +49,16 @@ CREATE OR REPLACE PROCEDURE usage_apply_retention_job(job_id integer, config jso
 LANGUAGE sql AS 'SELECT usage_apply_retention()';
 
 -- A job runs with its owner's search_path, which need not be the one of now.
-ALTER FUNCTION usage_apply_retention() SET search_path FROM CURRENT;
-ALTER PROCEDURE usage_apply_retention_job(integer, jsonb) SET search_path FROM CURRENT;
+DO $$
+DECLARE
+    extension_schema constant name := (SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+                                       WHERE extname = 'timescaledb');
+    names constant text := format('pg_catalog, %I, %I, pg_temp', current_schema(), extension_schema);
+BEGIN
+    EXECUTE 'ALTER FUNCTION usage_apply_retention() SET search_path = ' || names;
+    EXECUTE 'ALTER PROCEDURE usage_apply_retention_job(integer, jsonb) SET search_path = ' || names;
+END
+$$;
 
 -- Takes the place of the policy that drops without counting.
 DO $$

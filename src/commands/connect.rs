@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use postgres::error::SqlState;
 use postgres::{Client, NoTls};
 
 use crate::config::{ConfigError, Mistake};
@@ -16,6 +17,8 @@ use crate::write::writer::pauses;
 
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a server may keep silent.
+const SILENCES_MAX: u32 = 5;
 /// How soon a request for shutdown is seen.
 const SHUTDOWN_CHECK: Duration = Duration::from_millis(100);
 
@@ -57,9 +60,11 @@ impl SetupError {
             Self::Config(_) | Self::Thread(_) => false,
             Self::Silent { .. } | Self::Migrate(MigrateError::LockBusy { .. }) => true,
             Self::Connect(error) => !sqlstate::is_misconfigured(&error.source),
-            Self::Migrate(error) => {
-                error.server_error().is_some_and(|error| sqlstate::remedy(error) == Remedy::Retry)
-            }
+            // A standby that is about to be promoted is read-only.
+            Self::Migrate(error) => error.server_error().is_some_and(|error| {
+                sqlstate::remedy(error) == Remedy::Retry
+                    || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+            }),
         }
     }
 }
@@ -78,8 +83,6 @@ pub fn connect(config: &postgres::Config) -> Result<Client, ConnectError> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
-    // TimescaleDB comments on every migration; what matters comes as an error.
-    config.notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()));
     config.application_name("usage-processor");
     // Notices, such as TimescaleDB's opinion on varchar, ask nothing of whoever reads the log.
     config.notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
@@ -95,19 +98,24 @@ pub fn open(config: &postgres::Config) -> Result<(Client, ServerInfo), SetupErro
 
 /// Connects and prepares, waiting for a server that is away, or goes away meanwhile, until `shutdown`
 /// is requested (which gives `None`). What only a person can mend (password, role, database, a schema
-/// that is missing) is an error at once. An answer may take `patience`.
+/// that is missing) is an error at once. An answer may take `patience`; a server that keeps silent for
+/// so long several times is an error too, since each time leaves a thread and a connection behind.
 pub fn prepare_patiently<T: Send + 'static>(
     config: &postgres::Config,
     shutdown: &Shutdown,
     patience: Duration,
     prepare: fn(&mut Client) -> Result<T, MigrateError>,
 ) -> Result<Option<T>, SetupError> {
+    let host_count = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
+    let patience = patience.saturating_add(CONNECT_TIMEOUT.saturating_mul(host_count));
+    let mut silence_count = 0;
     for pause in pauses() {
         let outcome = attempt(config, shutdown, patience, move |config| {
             prepare(&mut connect(config)?).map_err(SetupError::from)
         });
+        silence_count += u32::from(matches!(outcome, Err(SetupError::Silent { .. })));
         match outcome {
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && silence_count < SILENCES_MAX => {
                 log::warn!("{}; trying again in {pause:?}", error_chain(&error));
             }
             done => return done,

@@ -96,10 +96,7 @@ impl<O: OffsetCommitter> Committer<O> {
                     Ok(revocation) => self.begin_revocation(revocation)?,
                     Err(_) => self.revocations = never(),
                 },
-                recv(commit_due) -> _ => {
-                    self.commit_async();
-                    self.board.publish_watermarks(self.watermarks.iter().collect());
-                }
+                recv(commit_due) -> _ => self.commit_async(),
                 recv(revocation_due) -> _ => self.finish_revocation(),
             }
             let drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
@@ -186,6 +183,7 @@ impl<O: OffsetCommitter> Committer<O> {
     /// not told to us (librdkafka reports it only to a callback that rdkafka cannot set), so it is
     /// repeated until the statistics show it.
     fn commit_async(&self) {
+        self.board.publish_watermarks(self.watermarks.iter().collect());
         let watermarks = self.unconfirmed();
         if let Err(error) = self.commit(&watermarks, CommitMode::Async) {
             log::warn!("sending a commit of {watermarks:?}: {error}; trying again in {COMMIT_INTERVAL:?}");
@@ -201,6 +199,7 @@ impl<O: OffsetCommitter> Committer<O> {
     /// Repeated for a while, since the group takes no commits in the middle of a rebalance.
     fn commit_last(&mut self) -> Result<(), CommitError> {
         crash_point::reach(CrashPoint::InDrain);
+        self.board.publish_watermarks(self.watermarks.iter().collect());
         let offsets = self.unconfirmed();
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         loop {

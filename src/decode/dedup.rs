@@ -7,7 +7,7 @@
 //! an event share a partition; what crosses partitions is left to the database's unique key.)
 //!
 //! Memory: 32 bytes for a record in a chunked ring, oldest first, and 4 bytes plus a control byte
-//! for its index in a hash table that is 1/3 to 2/3 full: 40 to 48 bytes an identity (`flood.rs`).
+//! for its index in a hash table that is 7/16 to 7/8 full, or 1/3 to 2/3 once identities have expired: 40 to 48 bytes an identity (`flood.rs`).
 //! Expiry pops the ring's end and never scans. Every copy has a record until that expires: records,
 //! not identities, are budgeted. The copies of an identity are a circle: each leads to the next, the
 //! latest, which the table finds, to the earliest.
@@ -169,6 +169,12 @@ impl Window {
         }
     }
 
+    /// Records held.
+    pub fn record_count(&self) -> usize {
+        let in_full_chunks = self.chunks.len().saturating_sub(1) * CHUNK_RECORDS;
+        in_full_chunks + self.chunks.back().map_or(0, Vec::len) - self.expired_in_first
+    }
+
     /// Identities held.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -284,8 +290,7 @@ impl Window {
     }
 
     fn clear(&mut self) {
-        let records: usize = self.chunks.iter().map(Vec::len).sum();
-        self.budget.record_count.fetch_sub(records - self.expired_in_first, Ordering::Relaxed);
+        self.budget.record_count.fetch_sub(self.record_count(), Ordering::Relaxed);
         self.table.clear();
         self.chunks.clear();
         self.expired_in_first = 0;

@@ -18,6 +18,7 @@ use crate::error_chain::error_chain;
 use crate::offsets::{Offset, Partition};
 use crate::poll::start_position::Recorded;
 use crate::shutdown::Shutdown;
+use crate::stage::BoxedError;
 
 /// How long lost commits may stay unnoticed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,20 +68,24 @@ pub fn spawn(
     let run = move || {
         let mut folded_at = Instant::now();
         while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(CHECK_INTERVAL) {
-            match ledger.find_lost_commits(&watermarks()) {
+            match ledger.find_lost_commits(watermarks()) {
                 Ok(None) => {}
                 Ok(Some(lost)) => {
                     log::error!("{lost}");
                     drop(found.0.set(lost));
                     return shutdown.request();
                 }
-                Err(error) => log::warn!("{}; trying again in {CHECK_INTERVAL:?}", error_chain(&error)),
+                Err(error) => {
+                    log::warn!("{}; trying again in {CHECK_INTERVAL:?}", error_chain(error.as_ref()));
+                }
             }
             if folded_at.elapsed() >= FOLD_INTERVAL {
                 folded_at = Instant::now();
-                match ledger.fold() {
+                match ledger.ask(Ledger::fold) {
                     Ok(saved_count) => log::debug!("folding the ledger saved {saved_count} rows"),
-                    Err(error) => log::warn!("{}; trying again in {FOLD_INTERVAL:?}", error_chain(&error)),
+                    Err(error) => {
+                        log::warn!("{}; trying again in {FOLD_INTERVAL:?}", error_chain(error.as_ref()));
+                    }
                 }
             }
         }
@@ -90,8 +95,8 @@ pub fn spawn(
 }
 
 impl Ledger {
-    /// Merges rows of the ledger that can be one; gives how many that saved. None if another
-    /// instance is at it.
+    /// Merges rows of the ledger that can be one; gives how many that saved: 0 if another instance is
+    /// at it.
     ///
     /// # Errors
     /// When the database is away, or the writer's role may not fold.
@@ -102,15 +107,20 @@ impl Ledger {
 
     /// Whether the ledger ends below a watermark, which was taken before: it never may, since a
     /// watermark passes only what is committed here.
-    fn find_lost_commits(
+    ///
+    /// # Errors
+    /// When the ledger gives no answer.
+    pub fn find_lost_commits(
         &self,
-        watermarks: &[(Partition, Offset)],
-    ) -> Result<Option<CommitsLost>, LedgerError> {
+        watermarks: Vec<(Partition, Offset)>,
+    ) -> Result<Option<CommitsLost>, BoxedError> {
         if watermarks.is_empty() {
             return Ok(None);
         }
-        let partitions: Vec<_> = watermarks.iter().map(|(partition, _)| *partition).collect();
-        Ok(lost_commits(watermarks, &self.recorded(&partitions)?))
+        self.ask(move |ledger| {
+            let partitions: Vec<_> = watermarks.iter().map(|(partition, _)| *partition).collect();
+            Ok(lost_commits(&watermarks, &ledger.recorded(&partitions)?))
+        })
     }
 }
 

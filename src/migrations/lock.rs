@@ -13,7 +13,7 @@ use super::MigrateError;
 pub const LOCK_KEY: i64 = i64::from_be_bytes(*b"usagemig");
 
 /// How long a process waits for another one that migrates. Longer than any migration of an empty database takes
-/// (seconds), and shorter than systemd's patience with a service that starts (90 seconds).
+/// (seconds), and `run --migrate` asks again.
 pub const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// Runs `work` while holding the migration lock, having waited at most `wait` for it.

@@ -23,6 +23,8 @@ pub struct Intake {
 
 #[derive(Debug)]
 struct Assigned {
+    /// Whose batches its messages go into.
+    decoder_idx: usize,
     generation: Generation,
     epoch: i32,
     /// Where the assignment started; what comes below is history.
@@ -61,10 +63,14 @@ impl Intake {
         Self { partitions: HashMap::new(), batches, message_count_max }
     }
 
-    /// Starts a partition at its position; with `stops_at_end`, ends it where the log ended then.
+    /// Starts a partition at its position; with `stops_at_end`, ends it where the log ended then. A new
+    /// one goes to the decoder that has the fewest: their numbers say nothing, since an instance of two
+    /// may well have got the even ones.
     pub fn assign(&mut self, position: StartPosition, generation: Generation, stops_at_end: bool) {
         let StartPosition { partition, epoch, start, high, .. } = position;
+        let decoder_idx = self.partitions.get(&partition).map(|assigned| assigned.decoder_idx);
         let assigned = Assigned {
+            decoder_idx: decoder_idx.unwrap_or_else(|| self.idlest_decoder()),
             generation,
             epoch,
             start,
@@ -81,16 +87,13 @@ impl Intake {
     /// others' messages stay: dropping those too would let the next span claim offsets that
     /// nobody wrote.
     pub fn revoke(&mut self, partitions: &[Partition]) {
+        let mut by_decoder = vec![Vec::new(); self.batches.len()];
         for partition in partitions {
-            self.partitions.remove(partition);
-        }
-        for decoder_idx in 0..self.batches.len() {
-            let mine = partitions.iter().copied().filter(|p| self.decoder_idx(*p) == decoder_idx);
-            let mine: Vec<_> = mine.collect();
-            if mine.is_empty() {
-                continue;
+            if let Some(assigned) = self.partitions.remove(partition) {
+                by_decoder[assigned.decoder_idx].push(*partition);
             }
-            let batch = &mut self.batches[decoder_idx];
+        }
+        for (batch, mine) in self.batches.iter_mut().zip(by_decoder) {
             if batch.spans.iter().any(|span| mine.contains(&span.partition)) {
                 *batch = without(batch, &mine);
             }
@@ -100,8 +103,8 @@ impl Intake {
 
     /// Takes a message in. Gives the decoder whose batch is full now, if one is.
     pub fn accept(&mut self, message: Incoming<'_>) -> Option<usize> {
-        let decoder_idx = self.decoder_idx(message.partition);
         let assigned = self.partitions.get_mut(&message.partition)?;
+        let decoder_idx = assigned.decoder_idx;
         assigned.forget_end();
         if message.offset < assigned.start {
             return self.accept_history(message, decoder_idx);
@@ -174,13 +177,12 @@ impl Intake {
 
     /// Extends the partition's span to `end`, if that is ahead; gives its index in the batch.
     fn advance(&mut self, partition: Partition, end: Offset) -> Option<u32> {
-        let decoder_idx = self.decoder_idx(partition);
         let assigned = self.partitions.get_mut(&partition)?;
         if end <= assigned.position {
             return None;
         }
         let start = std::mem::replace(&mut assigned.position, end);
-        let spans = &mut self.batches[decoder_idx].spans;
+        let spans = &mut self.batches[assigned.decoder_idx].spans;
         let idx = span_idx_of(
             spans,
             OffsetSpan { partition, generation: assigned.generation, epoch: assigned.epoch, start, end },
@@ -220,8 +222,10 @@ impl Intake {
         self.partitions.len()
     }
 
-    fn decoder_idx(&self, partition: Partition) -> usize {
-        usize::try_from(partition).unwrap_or_default() % self.batches.len()
+    fn idlest_decoder(&self) -> usize {
+        let mut loads = vec![0; self.batches.len()];
+        self.partitions.values().for_each(|assigned| loads[assigned.decoder_idx] += 1);
+        loads.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(decoder_idx, _)| decoder_idx)
     }
 }
 
@@ -310,6 +314,21 @@ mod tests {
     }
 
     #[test]
+    fn partitions_are_spread_evenly_whatever_their_numbers() {
+        let mut intake = intake(&[(0, 0), (2, 0), (4, 0), (6, 0)]);
+        for partition in [0, 2, 4, 6] {
+            accept(&mut intake, partition, 0);
+        }
+        assert_eq!(spans(&intake.take(0).0), [(0, 0, 1, 1), (4, 0, 1, 1)]);
+        assert_eq!(spans(&intake.take(1).0), [(2, 0, 1, 1), (6, 0, 1, 1)]);
+        intake.revoke(&[0, 4]);
+        intake.assign(position(8, 0, 0), Generation(1), false);
+        accept(&mut intake, 8, 0);
+        let (issued, batch) = intake.take(0);
+        assert_eq!((spans(&issued), batch.revoked), (vec![(8, 0, 1, 1)], vec![0, 4]));
+    }
+
+    #[test]
     fn a_partition_stays_with_its_decoder_and_full_batches_are_told() {
         let mut intake = intake(&[(0, 0), (1, 0), (2, 0)]);
         assert_eq!(accept(&mut intake, 0, 0), None);
@@ -335,7 +354,7 @@ mod tests {
 
     #[test]
     fn revoked_messages_are_dropped_and_the_others_kept() {
-        let mut intake = intake(&[(0, 0), (2, 7)]);
+        let mut intake = intake(&[(0, 0), (1, 0), (2, 7)]);
         accept(&mut intake, 0, 0);
         accept(&mut intake, 2, 7);
         accept(&mut intake, 2, 8);

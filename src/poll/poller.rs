@@ -328,6 +328,15 @@ impl Poller {
             ) => {
                 return Err(PollError::Refused { topic: self.topic.clone(), source: error });
             }
+            KafkaError::MessageConsumption(Code::BadMessage)
+                if self.consumer.context().has_strange_answer() =>
+            {
+                log::error!(
+                    "consuming {}: something that is no broker's answer, or larger than \
+                     receive.message.max.bytes, came from the address that librdkafka names above; going on",
+                    self.topic
+                );
+            }
             KafkaError::MessageConsumption(
                 Code::BadMessage | Code::BadCompression | Code::NotImplemented | Code::MessageSizeTooLarge,
             ) => {
@@ -343,6 +352,9 @@ impl Poller {
                     return Err(PollError::NoTopic { topic: self.topic.clone() });
                 }
                 log::warn!("topic {} does not exist (yet); waiting for it", self.topic);
+            }
+            KafkaError::MessageConsumption(Code::InvalidMessage | Code::CriticalSystemResource) => {
+                log::error!("consuming {}: {error}; asking again", self.topic);
             }
             // Brokers that are away come back; librdkafka reconnects for as long as it takes, and
             // logs it at a bearable rate, which this is not.

@@ -35,6 +35,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before a failed request is repeated.
 const REQUEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long the log's word on a connection explains an error without words.
+const STRANGE_ANSWER_AGE_MAX: Duration = Duration::from_secs(2);
+
 /// Something that happened inside `poll`.
 #[derive(Debug)]
 pub enum Notice {
@@ -76,12 +79,19 @@ pub struct GroupContext {
     options: GroupOptions,
     notices: Mutex<Vec<Notice>>,
     callbacks_served: AtomicU64,
+    /// When a connection last brought something that is no answer of a broker.
+    strange_answer_at: Mutex<Option<Instant>>,
 }
 
 impl GroupContext {
     /// Callbacks for a consumer.
     pub fn new(options: GroupOptions) -> Self {
-        Self { options, notices: Mutex::default(), callbacks_served: AtomicU64::new(0) }
+        Self {
+            options,
+            notices: Mutex::default(),
+            callbacks_served: AtomicU64::new(0),
+            strange_answer_at: Mutex::default(),
+        }
     }
 
     /// What happened since the last call, in order. At most a second's statistics and the events
@@ -94,6 +104,12 @@ impl GroupContext {
     /// if messages are waiting.
     pub fn callbacks_served(&self) -> u64 {
         self.callbacks_served.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection has brought something strange just now. librdkafka then gives `poll` the
+    /// same error as for a damaged batch, and only its log tells the two apart.
+    pub fn has_strange_answer(&self) -> bool {
+        self.strange_answer_at.lock().is_some_and(|at| at.elapsed() < STRANGE_ANSWER_AGE_MAX)
     }
 
     fn notify(&self, notice: Notice) {
@@ -333,6 +349,9 @@ impl ClientContext for GroupContext {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => log::Level::Info,
             RDKafkaLogLevel::Debug => log::Level::Debug,
         };
+        if log_message.contains("Receive failed") || log_message.contains("Invalid response") {
+            *self.strange_answer_at.lock() = Some(Instant::now());
+        }
         log::log!(target: "librdkafka", level, "{fac}: {log_message}");
     }
 

@@ -93,8 +93,9 @@ impl DeadLetterTopic {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", MESSAGE_TIMEOUT_MS)
-            // The topic's own limit decides; this is the largest value there is.
-            .set("message.max.bytes", "1000000000")
+            // The topic's own limit decides up to here; what did not fit into the queue below would be
+            // told to wait for ever.
+            .set("message.max.bytes", "64000000")
             // A batch's payloads are in memory once; this bounds the copy.
             .set("queue.buffering.max.kbytes", "65536");
         let producer = client.create_with_context(Failures::default())?;

@@ -25,8 +25,8 @@ const NO_TIMESTAMP_MS: i64 = -1;
 /// 9999-12-31T23:59:59Z: later than this is a broken clock, and not every year fits a timestamptz.
 const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_000;
 
-/// The most that is kept of a payload or a key. No more than this arrives unless it was inflated from a
-/// compressed batch (`receive.message.max.bytes`), and a kilobyte can be inflated to a megabyte: PostgreSQL
+/// The most that is kept of a payload or a key. By default no more than this arrives unless it was inflated
+/// from a compressed batch (`receive.message.max.bytes`), and a kilobyte can be inflated to a megabyte: PostgreSQL
 /// takes no value of 1 GiB, and for one little smaller it takes longer than a statement may.
 const KEPT_BYTES_MAX: usize = 100_000_000;
 

@@ -76,6 +76,9 @@ fn a_letter_that_is_too_large_for_its_topic_goes_without_its_payload_and_the_tab
     let letters = TestTopic::create(1);
     let large = vec![0xff; 10_000_000];
     case.topic.produce(&[Record::new("k", &large), Record::new("k", b"{")]);
+    // Small on its way here, and larger than all that may wait for the topic.
+    let inflated = vec![b'x'; 70_000_000];
+    case.topic.produce_with(&[Record::new("k", &inflated)], &[("compression.type", "zstd")]);
     let mut processor =
         case.processor().env("DEAD_LETTER_TOPIC", letters.name()).arg("--stop-at-end").spawn();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
@@ -88,10 +91,11 @@ fn a_letter_that_is_too_large_for_its_topic_goes_without_its_payload_and_the_tab
         })
         .collect();
     contents.sort();
-    assert_eq!(contents, [(None, true), (Some(b"{".to_vec()), false)]);
+    assert_eq!(contents, [(None, true), (None, true), (Some(b"{".to_vec()), false)]);
     let stored =
         case.database.client.query("SELECT payload FROM usage_dead_letters ORDER BY kafka_offset", &[]);
-    assert!(stored.unwrap()[0].get::<_, &[u8]>(0) == large);
+    let stored = stored.unwrap();
+    assert!(stored[0].get::<_, &[u8]>(0) == large && stored[2].get::<_, &[u8]>(0) == inflated);
 }
 
 #[test]
