@@ -1,5 +1,7 @@
-//! A pipeline that is full, a broker that is away.
+//! A pipeline that is full, servers that are away or are none.
 
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -61,6 +63,29 @@ fn a_database_that_goes_away_while_it_is_asked_about_its_schema_is_waited_for() 
     processor.terminate();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     processor.wait_for_line("stopped before the database was reached", PATIENCE);
+}
+
+#[test]
+fn an_address_that_is_no_brokers_is_named_and_the_other_one_serves() {
+    let case = Case::new(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let strange = listener.local_addr().unwrap();
+    // As a load balancer does; it ends with the test's process.
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            (&client).write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").ok();
+        }
+    });
+    let processor = case
+        .processor()
+        .env("KAFKA_BROKERS", &format!("{strange},{}", case.topic.brokers()))
+        // It would connect to one of the two.
+        .env("KAFKA_OPTIONS", "enable.sparse.connections=false")
+        .spawn();
+    processor.wait_for_line("something that is no broker's answer", PATIENCE);
+    case.produce(&[event("a", now_ms())]);
+    case.wait_until_at_end();
+    assert_eq!(case.rows(), 1);
 }
 
 #[test]
