@@ -29,6 +29,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
 const RATE: u32 = 1_500;
 const SLICE_MESSAGES: u64 = 3_000;
 
+/// Longer than any fault by itself: such times are logged.
+const LONG_PAUSE: Duration = Duration::from_secs(25);
+
 #[test]
 fn under_every_kind_of_fault_everything_is_there_exactly_once() {
     let seed = variable("CHAOS_SEED").map_or(1, |text| text.parse().expect("CHAOS_SEED is a number"));
@@ -143,7 +146,8 @@ fn produce(source: &Source<'_>, seed: u64, is_over: &AtomicBool) -> Truth {
 
 /// Samples what the ledger holds, past the proxy; keeps the longest time in which it did not grow.
 fn watch_progress(database_url: &str, is_over: &AtomicBool, longest_pause_ms: &AtomicU64) {
-    let (mut client, mut last_messages, mut progress_at) = (None, 0_i64, Instant::now());
+    let started = Instant::now();
+    let (mut client, mut last_messages, mut progress_at) = (None, 0_i64, started);
     while !is_over.load(Ordering::SeqCst) {
         let mut connected =
             client.take().or_else(|| postgres::Client::connect(database_url, postgres::NoTls).ok());
@@ -153,8 +157,12 @@ fn watch_progress(database_url: &str, is_over: &AtomicBool, longest_pause_ms: &A
         if let Some(messages) = messages.map(|row| row.get::<_, i64>(0)) {
             client = connected;
             if messages != last_messages {
-                let pause = progress_at.elapsed().as_millis();
-                longest_pause_ms.fetch_max(u64::try_from(pause).unwrap(), Ordering::SeqCst);
+                let pause = progress_at.elapsed();
+                longest_pause_ms.fetch_max(u64::try_from(pause.as_millis()).unwrap(), Ordering::SeqCst);
+                if pause > LONG_PAUSE {
+                    let at = started.elapsed().as_secs_f64();
+                    eprintln!("chaos: {at:7.1} s: progress again after {:.1} s without", pause.as_secs_f64());
+                }
                 (last_messages, progress_at) = (messages, Instant::now());
             }
         }
