@@ -71,11 +71,12 @@ fn an_address_that_is_no_brokers_is_named_and_the_other_one_serves() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let strange = listener.local_addr().unwrap();
     // As a load balancer does; it ends with the test's process.
-    thread::spawn(move || {
+    let balance = move || {
         for client in listener.incoming().map_while(Result::ok) {
             (&client).write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").ok();
         }
-    });
+    };
+    thread::Builder::new().name("balancer".to_owned()).spawn(balance).unwrap();
     let processor = case
         .processor()
         .env("KAFKA_BROKERS", &format!("{strange},{}", case.topic.brokers()))
