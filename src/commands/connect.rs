@@ -113,9 +113,10 @@ pub fn prepare_patiently<T: Send + 'static>(
         let outcome = attempt(config, shutdown, patience, move |config| {
             prepare(&mut connect(config)?).map_err(SetupError::from)
         });
-        silence_count += u32::from(matches!(outcome, Err(SetupError::Silent { .. })));
+        let is_silent = matches!(outcome, Err(SetupError::Silent { .. }));
+        silence_count += u32::from(is_silent);
         match outcome {
-            Err(error) if error.is_transient() && silence_count < SILENCES_MAX => {
+            Err(error) if error.is_transient() && !(is_silent && silence_count >= SILENCES_MAX) => {
                 log::warn!("{}; trying again in {pause:?}", error_chain(&error));
             }
             done => return done,
