@@ -23,8 +23,9 @@ use self::report::Report;
 use super::{Case, steady, traffic, try_to_generate};
 use crate::support::{Processor, eventually};
 
-/// How long everything may take to be written and committed once nothing is broken any more.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(180);
+/// How long everything may take to be written and committed once nothing is broken any more. Longer than
+/// the group waits for a member that it believes in: `max.poll.interval.ms`, five minutes.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(400);
 /// Messages a second, in slices of so many: the topic is only changed between two slices.
 const RATE: u32 = 1_500;
 const SLICE_MESSAGES: u64 = 3_000;
