@@ -30,12 +30,12 @@ fn crash_at(point: CrashPoint) {
         .env("BATCH_SIZE", "100")
         .env("CRASH_AT", &format!("{}={count}", point.name()))
         .spawn();
-    // Offsets are committed once a second, so something has to come for some seconds.
+    processor.wait_for_line("assigned 4 partitions", PATIENCE);
+    // Offsets are committed once a second, so something has to come for some seconds from now on.
     let more = super::Traffic { seed: 43, ..traffic(4_000, "50%") };
     let topic = &case.topic;
     truth.merge(&thread::scope(|scope| {
         let generator = scope.spawn(|| super::generate(topic, more, steady(1_000)));
-        processor.wait_for_line("assigned 4 partitions", PATIENCE);
         let other = (point == CrashPoint::InRevoke).then(|| case.processor().spawn());
         if point == CrashPoint::InDrain {
             processor.terminate();
