@@ -329,7 +329,7 @@ impl Poller {
                 return Err(PollError::Refused { topic: self.topic.clone(), source: error });
             }
             KafkaError::MessageConsumption(Code::BadMessage)
-                if self.consumer.context().has_strange_answer() =>
+                if self.consumer.context().take_strange_answer() =>
             {
                 log::error!(
                     "consuming {}: something that is no broker's answer, or larger than \

@@ -35,9 +35,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before a failed request is repeated.
 const REQUEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long the log's word on a connection explains an error without words.
-const STRANGE_ANSWER_AGE_MAX: Duration = Duration::from_secs(2);
-
 /// Something that happened inside `poll`.
 #[derive(Debug)]
 pub enum Notice {
@@ -79,8 +76,8 @@ pub struct GroupContext {
     options: GroupOptions,
     notices: Mutex<Vec<Notice>>,
     callbacks_served: AtomicU64,
-    /// When a connection last brought something that is no answer of a broker.
-    strange_answer_at: Mutex<Option<Instant>>,
+    /// Answers of no broker that the log has told of, and `poll` has not.
+    strange_answers: AtomicU64,
 }
 
 impl GroupContext {
@@ -90,7 +87,7 @@ impl GroupContext {
             options,
             notices: Mutex::default(),
             callbacks_served: AtomicU64::new(0),
-            strange_answer_at: Mutex::default(),
+            strange_answers: AtomicU64::new(0),
         }
     }
 
@@ -106,10 +103,12 @@ impl GroupContext {
         self.callbacks_served.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection has brought something strange just now. librdkafka then gives `poll` the
-    /// same error as for a damaged batch, and only its log tells the two apart.
-    pub fn has_strange_answer(&self) -> bool {
-        self.strange_answer_at.lock().is_some_and(|at| at.elapsed() < STRANGE_ANSWER_AGE_MAX)
+    /// Whether an error is about a connection that brought no broker's answer. librdkafka gives `poll`
+    /// the same error for a damaged batch, which it passes over; but before each of these it logs one
+    /// line (`rd_kafka_broker_set_error`). So each line explains one error, and no other.
+    pub fn take_strange_answer(&self) -> bool {
+        let left = |count: u64| count.checked_sub(1);
+        self.strange_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
     }
 
     fn notify(&self, notice: Notice) {
@@ -349,8 +348,8 @@ impl ClientContext for GroupContext {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => log::Level::Info,
             RDKafkaLogLevel::Debug => log::Level::Debug,
         };
-        if log_message.contains("Receive failed") || log_message.contains("Invalid response") {
-            *self.strange_answer_at.lock() = Some(Instant::now());
+        if log_message.contains("Receive failed: Invalid response size") {
+            self.strange_answers.fetch_add(1, Ordering::Relaxed);
         }
         log::log!(target: "librdkafka", level, "{fac}: {log_message}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Case, PATIENCE, event, generate, now_ms, steady, traffic};
 use crate::database::{Database, profiles};
-use crate::support::{PrivateBroker, TestTopic, eventually};
+use crate::support::{PrivateBroker, ProcessorBuilder, TestTopic, eventually};
 
 #[test]
 fn a_full_pipeline_pauses_and_keeps_its_partitions() {
@@ -65,24 +65,29 @@ fn a_database_that_goes_away_while_it_is_asked_about_its_schema_is_waited_for() 
     processor.wait_for_line("stopped before the database was reached", PATIENCE);
 }
 
+impl Case {
+    /// `run`, with an address before the broker's where something answers that is none, as a load
+    /// balancer does; it ends with the test's process.
+    pub(super) fn processor_with_strange_address(&self) -> ProcessorBuilder {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let strange = listener.local_addr().unwrap();
+        let balance = move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                (&client).write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").ok();
+            }
+        };
+        thread::Builder::new().name("balancer".to_owned()).spawn(balance).unwrap();
+        self.processor()
+            .env("KAFKA_BROKERS", &format!("{strange},{}", self.topic.brokers()))
+            // It would connect to one of the two.
+            .env("KAFKA_OPTIONS", "enable.sparse.connections=false")
+    }
+}
+
 #[test]
 fn an_address_that_is_no_brokers_is_named_and_the_other_one_serves() {
     let case = Case::new(1);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let strange = listener.local_addr().unwrap();
-    // As a load balancer does; it ends with the test's process.
-    let balance = move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            (&client).write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").ok();
-        }
-    };
-    thread::Builder::new().name("balancer".to_owned()).spawn(balance).unwrap();
-    let processor = case
-        .processor()
-        .env("KAFKA_BROKERS", &format!("{strange},{}", case.topic.brokers()))
-        // It would connect to one of the two.
-        .env("KAFKA_OPTIONS", "enable.sparse.connections=false")
-        .spawn();
+    let processor = case.processor_with_strange_address().spawn();
     processor.wait_for_line("something that is no broker's answer", PATIENCE);
     case.produce(&[event("a", now_ms())]);
     case.wait_until_at_end();

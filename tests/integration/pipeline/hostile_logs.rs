@@ -8,7 +8,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{Case, ORGANIZATION, PATIENCE, event, now_ms};
 use crate::database::{Database, profiles};
-use crate::support::{PrivateBroker, Record, TestTopic, eventually};
+use crate::support::{PrivateBroker, ProcessorBuilder, Record, TestTopic, eventually};
 
 #[test]
 fn batches_of_every_codec_are_unpacked() {
@@ -247,8 +247,8 @@ fn where_the_broker_sets_timestamps_those_of_producers_do_not_matter() {
 }
 
 /// `run --stop-at-end`, which must stop at a batch that cannot be read, behind the first event.
-fn stops_at_the_unreadable(case: &Case) {
-    let mut processor = case.processor().arg("--stop-at-end").spawn();
+fn stops_at_the_unreadable(case: &Case, processor: ProcessorBuilder) {
+    let mut processor = processor.arg("--stop-at-end").spawn();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(1));
     processor.wait_for_line("is damaged, or cannot be unpacked; nothing was passed over", PATIENCE);
     assert!(case.rows() <= 1 && case.dead_letters() == 0, "{} rows", case.rows());
@@ -264,7 +264,7 @@ fn a_batch_that_inflates_beyond_measure_is_not_passed_and_its_letter_is_cut_to_w
     let payload = vec![b' '; 110_000_000];
     case.topic.produce_with(&[Record::new(ORGANIZATION, &payload)], &[("compression.type", "zstd")]);
     case.produce(&[event("b", now)]);
-    stops_at_the_unreadable(&case);
+    stops_at_the_unreadable(&case, case.processor());
 
     let larger = "receive.message.max.bytes=200000000";
     let mut processor = case.processor().env("KAFKA_OPTIONS", larger).arg("--stop-at-end").spawn();
@@ -297,7 +297,9 @@ fn a_batch_that_was_damaged_on_the_brokers_disk_is_neither_billed_nor_passed() {
     let mut damaged = log.clone();
     damaged[second + 5] = b'9';
     std::fs::write(&path, damaged).unwrap();
-    stops_at_the_unreadable(&case);
+    stops_at_the_unreadable(&case, case.processor());
+    // The client says the same of an address that is no broker's.
+    stops_at_the_unreadable(&case, case.processor_with_strange_address());
 
     std::fs::write(&path, log).unwrap();
     case.process_all();
