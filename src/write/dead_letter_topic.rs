@@ -116,7 +116,7 @@ impl DeadLetterTopic {
                 let is_too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
                 let goes_on = !is_too_large || has_payload[*letter_idx];
                 if is_too_large {
-                    log::error!("a dead letter is too large for {}; the database has all of it", self.target);
+                    log::error!("a dead letter is too large for {}; usage_dead_letters has it", self.target);
                     has_payload[*letter_idx] = false;
                 }
                 goes_on
