@@ -123,25 +123,3 @@ fn a_flood_that_is_over_leaves_no_memory_behind() {
     let left = window.table.allocation_size();
     assert!(left < flooded / 10, "of {flooded} bytes {left} are left");
 }
-
-/// `cargo test --release --lib -- --ignored --nocapture resident_bytes`
-#[test]
-#[ignore = "a measurement, by itself: other tests would be measured too"]
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn resident_bytes_of_an_identity_at_the_default_cap() {
-    const DEFAULT_CAP: usize = 4_000_000;
-    let resident_bytes = || {
-        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
-    };
-    let before = resident_bytes();
-    let mut window = Window::new(LENGTH, DedupBudget::new(DEFAULT_CAP));
-    for id in 0..15 * DEFAULT_CAP {
-        judge(&mut window, id);
-        if id + 1 == DEFAULT_CAP || (id + 1) % (5 * DEFAULT_CAP) == 0 {
-            let resident = (resident_bytes() - before) as f64 / window.len() as f64;
-            let allocated = bytes_per_identity(&window);
-            eprintln!("after {}: {resident:.1} bytes resident, {allocated:.1} allocated", id + 1);
-        }
-    }
-}

@@ -1,34 +1,10 @@
 //! Dead letters as Kafka messages: what they carry, and that no offset passes before they are there.
 
-use std::time::{Duration, Instant};
-
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::Message;
 use rdkafka::message::{Headers, OwnedMessage};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use super::{Case, PATIENCE, event, now_ms};
 use crate::support::{PrivateBroker, Record, TestTopic};
-
-/// All messages of the topic's one partition.
-fn messages(topic: &TestTopic) -> Vec<OwnedMessage> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", topic.brokers())
-        .set("group.id", "reads-dead-letters")
-        .create()
-        .unwrap();
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic.name(), 0, Offset::Beginning).unwrap();
-    consumer.assign(&assignment).unwrap();
-    let count = usize::try_from(topic.end_offsets()[0]).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let mut messages = Vec::new();
-    while messages.len() < count && Instant::now() < deadline {
-        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            messages.push(message.unwrap().detach());
-        }
-    }
-    messages
-}
 
 fn headers(message: &OwnedMessage) -> Vec<String> {
     let text = |value: Option<&[u8]>| value.map_or("null".into(), String::from_utf8_lossy).into_owned();
@@ -51,7 +27,7 @@ fn dead_letters_reach_their_topic_as_they_came_with_reason_and_origin() {
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     assert_eq!((case.rows(), case.dead_letters()), (1, 2), "they are in the database too");
 
-    let messages = messages(&letters);
+    let messages = letters.messages();
     let contents: Vec<_> = messages.iter().map(|message| (message.key(), message.payload())).collect();
     assert_eq!(contents, [(Some(&b"k"[..]), Some(&[b'{', 0xff][..])), (Some(&b"gone"[..]), None)]);
     let headers = headers(&messages[1]);
@@ -83,7 +59,8 @@ fn a_letter_that_is_too_large_for_its_topic_goes_without_its_payload_and_the_tab
         case.processor().env("DEAD_LETTER_TOPIC", letters.name()).arg("--stop-at-end").spawn();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     // The smaller one may overtake it, since it is sent again.
-    let mut contents: Vec<_> = messages(&letters)
+    let mut contents: Vec<_> = letters
+        .messages()
         .iter()
         .map(|message| {
             let is_omitted = headers(message).iter().any(|header| header.starts_with("payload_omitted"));
@@ -117,7 +94,7 @@ fn no_offset_passes_while_the_dead_letter_topic_is_away() {
     broker.restart();
     case.wait_until_at_end();
     assert_eq!(case.rows(), 1);
-    let messages = messages(&letters);
+    let messages = letters.messages();
     assert!(!messages.is_empty(), "at least once");
     assert!(messages.iter().all(|message| message.payload() == Some(b"{")));
 }

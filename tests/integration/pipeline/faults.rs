@@ -65,6 +65,22 @@ fn a_database_that_goes_away_while_it_is_asked_about_its_schema_is_waited_for() 
     processor.wait_for_line("stopped before the database was reached", PATIENCE);
 }
 
+#[test]
+fn a_standby_that_is_not_promoted_yet_is_waited_for_by_a_migration() {
+    let database = Database::create();
+    let case = Case::with(TestTopic::create(1), database);
+    let name = case.database.test.name();
+    let mut client = case.database.connect();
+    let read_only =
+        |is_read_only| format!("ALTER DATABASE {name} SET default_transaction_read_only = {is_read_only}");
+    client.batch_execute(&read_only("on")).unwrap();
+    let mut processor = case.processor().arg("--migrate").arg("--stop-at-end").spawn();
+    processor.wait_for_line("(SQLSTATE 25006); trying again in", PATIENCE);
+    client.batch_execute("SET default_transaction_read_only = off").unwrap();
+    client.batch_execute(&read_only("off")).unwrap();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
+}
+
 impl Case {
     /// `run`, with an address before the broker's where something answers that is none, as a load
     /// balancer does; it ends with the test's process.

@@ -1,10 +1,9 @@
 //! What a Kafka log may hold beside payloads: compressed batches, transactions, gaps, headers,
 //! timestamps of any kind.
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{Case, ORGANIZATION, PATIENCE, event, now_ms};
 use crate::database::{Database, profiles};
@@ -108,21 +107,6 @@ fn of_transactions_in_mid_log_only_committed_ones_become_rows() {
     case.assert_all_accounted_for();
 }
 
-/// The offsets that the one partition still holds.
-fn offsets(topic: &TestTopic) -> Vec<i64> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", topic.brokers())
-        .set("group.id", "looks")
-        .set("enable.partition.eof", "true")
-        .create()
-        .unwrap();
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic.name(), 0, Offset::Beginning).unwrap();
-    consumer.assign(&assignment).unwrap();
-    let messages = std::iter::from_fn(|| consumer.poll(PATIENCE).unwrap().ok());
-    messages.map(|message| message.offset()).collect()
-}
-
 #[test]
 fn gaps_of_a_compacted_topic_are_passed_and_accounted_for() {
     let broker = PrivateBroker::start_with(&[
@@ -149,7 +133,7 @@ fn gaps_of_a_compacted_topic_are_passed_and_accounted_for() {
     let kept = [5, 9, 12, 13, 14, 15];
     case.topic.produce(&[Record::new("last", event("15", now).as_bytes()).at(now + 60_000)]);
     eventually("only the last record of each key is left", PATIENCE, || {
-        let offsets = offsets(&case.topic);
+        let offsets: Vec<_> = case.topic.messages().iter().map(Message::offset).collect();
         if offsets == kept { Ok(()) } else { Err(offsets) }
     });
 

@@ -5,7 +5,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::sync::Mutex;
@@ -193,6 +193,21 @@ impl TestTopic {
             }
         }
         offsets
+    }
+
+    /// The messages of its first partition, to the end that it has now.
+    pub(crate) fn messages(&self) -> Vec<OwnedMessage> {
+        let consumer: BaseConsumer = self
+            .client_config()
+            .set("group.id", "looks")
+            .set("enable.partition.eof", "true")
+            .create()
+            .expect("create a consumer");
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.name, 0, Offset::Beginning).expect("name a partition");
+        consumer.assign(&assignment).expect("read a partition");
+        let until_end = std::iter::from_fn(|| consumer.poll(SERVER_TIMEOUT).expect("a message").ok());
+        until_end.map(|message| message.detach()).collect()
     }
 
     fn client_config(&self) -> ClientConfig {
