@@ -97,16 +97,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// The ledger in this database; nothing is connected yet.
-    pub fn new(mut config: postgres::Config, consumer_group: &str, topic: &str) -> Self {
-        config
-            .application_name("usage-processor ledger")
-            // Of several hosts not a standby, which may be behind.
-            .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_user_timeout(TCP_USER_TIMEOUT)
-            .keepalives(true)
-            .keepalives_idle(TCP_USER_TIMEOUT);
+    pub fn new(config: &postgres::Config, consumer_group: &str, topic: &str) -> Self {
+        let config = session_config(config, "usage-processor ledger");
         Self { config, consumer_group: consumer_group.to_owned(), topic: topic.to_owned() }
     }
 
@@ -170,6 +162,21 @@ impl Ledger {
             })
             .map_err(|source| LedgerError::Read { partitions: partitions.to_vec(), source })
     }
+}
+
+/// For a session beside the writers'.
+pub fn session_config(config: &postgres::Config, application_name: &str) -> postgres::Config {
+    let mut config = config.clone();
+    config
+        .application_name(application_name)
+        // Of several hosts not a standby, which may be behind.
+        .target_session_attrs(TargetSessionAttrs::ReadWrite)
+        .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
+        .keepalives(true)
+        .keepalives_idle(TCP_USER_TIMEOUT);
+    config
 }
 
 impl Ledger {

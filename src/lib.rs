@@ -26,6 +26,7 @@ pub mod copy_tuple;
 pub mod write;
 pub mod commit;
 pub mod ledger;
+pub mod folder;
 
 pub mod shutdown;
 pub mod stage;

@@ -22,9 +22,10 @@ use crate::decode::dedup::DedupBudget;
 use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
 use crate::error_chain::error_chain;
+use crate::folder;
 use crate::latency::{Latency, Percentiles};
-use crate::ledger::Ledger;
 use crate::ledger::bookkeeper::{self, CommitsLost};
+use crate::ledger::{Ledger, session_config};
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
 use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
@@ -127,8 +128,10 @@ pub fn run(
         let board = board.clone();
         move || board.watermarks()
     };
-    let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up)
+    let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up.clone())
         .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
+    folder::spawn(session_config(&config.database, "usage-processor folder"), hang_up)
+        .map_err(|source| StageError::Spawn { stage: "folder".to_owned(), source })?;
     stages.spawn("poller", move || {
         let _until_the_end = is_polling;
         poller.run()
@@ -167,7 +170,7 @@ fn look_once_more(ledger: &Ledger, watermarks: Vec<(Partition, Offset)>) -> Resu
 }
 
 fn ledger(config: &Config) -> Ledger {
-    Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic)
+    Ledger::new(&config.database, &config.kafka_group_id, &config.kafka_topic)
 }
 
 fn create_consumer(

@@ -75,6 +75,8 @@ pub enum RejectReason {
     /// The same identity as an earlier event, with another payload: in the window, or in the
     /// database at the same time.
     Conflict,
+    /// Accepted, but written so late that rows of its day are no longer retained.
+    Expired,
     /// The table takes no such row: a constraint that was added, a column that was narrowed.
     DatabaseRejected,
 }
@@ -99,6 +101,7 @@ impl RejectReason {
             Self::TooFarAhead => "too_far_ahead",
             Self::MissingTimestamp => "missing_timestamp",
             Self::Conflict => "conflict",
+            Self::Expired => "expired",
             Self::DatabaseRejected => "database_rejected",
         }
     }

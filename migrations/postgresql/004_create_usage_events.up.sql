@@ -20,7 +20,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS usage_events_identity_idx
     ON usage_events (organization_id, time DESC, request_id);
 CREATE INDEX IF NOT EXISTS usage_events_api_key_idx ON usage_events (api_key_id, time DESC);
 CREATE INDEX IF NOT EXISTS usage_events_endpoint_idx ON usage_events (endpoint, time DESC);
-CREATE INDEX IF NOT EXISTS usage_events_billable_idx ON usage_events (time DESC) WHERE billable;
+-- What is folded next, and the latest events.
+CREATE INDEX IF NOT EXISTS usage_events_time_idx ON usage_events (time DESC);
 
 -- Makes the daily partitions (UTC days, both ends included) that do not exist yet; returns how many it made.
 -- A partition is made as a table and then attached: that takes no lock that writers would wait for, which
@@ -37,7 +38,7 @@ DECLARE
     partition  name;
     made_count integer := 0;
 BEGIN
-    -- The functions in here are named with their schema: this runs with the owner's rights (013), and another's function
+    -- The functions in here are named with their schema: this runs with the owner's rights (016), and another's function
     -- of the same name may fit better.
     -- Any day may be asked for, since an event is as old as its Kafka timestamp says; but not a thousand years of days.
     IF to_day - from_day > 1000 THEN

@@ -30,9 +30,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS usage_events_identity_idx
     ON usage_events (organization_id, time DESC, request_id);
 CREATE INDEX IF NOT EXISTS usage_events_api_key_idx ON usage_events (api_key_id, time DESC);
 CREATE INDEX IF NOT EXISTS usage_events_endpoint_idx ON usage_events (endpoint, time DESC);
-CREATE INDEX IF NOT EXISTS usage_events_billable_idx ON usage_events (time DESC) WHERE billable;
+-- What is folded next, and the latest events.
+CREATE INDEX IF NOT EXISTS usage_events_time_idx ON usage_events (time DESC);
 
--- How a chunk is laid out once compressed; when that happens is a policy's business (010).
+-- How a chunk is laid out once compressed; when that happens is a policy's business (017).
 DO $$
 BEGIN
     IF NOT (SELECT compression_enabled FROM timescaledb_information.hypertables

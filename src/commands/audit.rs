@@ -76,10 +76,7 @@ fn table(report: &Report) -> String {
             table += &format!("{:<13}   and {untold} more\n", "");
         }
     }
-    for refresh in &report.refreshes {
-        let at = refresh.last_refresh.as_deref().unwrap_or("never");
-        table += &format!("{:<13} {}: {at}\n", "last refresh", refresh.aggregate);
-    }
+    table += &format!("{:<13} {}\n", "folded until", report.folded_until);
     table += if report.is_consistent { "CONSISTENT\n" } else { "INCONSISTENT\n" };
     table
 }

@@ -90,7 +90,7 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
     let consumer: BaseConsumer = client.create().map_err(|error| RewindError::Kafka("itself", error))?;
     refuse_active_group(&consumer, &config)?;
 
-    let ledger = Ledger::new(config.database.clone(), &config.kafka_group_id, &config.kafka_topic);
+    let ledger = Ledger::new(&config.database, &config.kafka_group_id, &config.kafka_topic);
     let partitions = match args.partition {
         Some(partition) => vec![partition],
         None => partitions(&consumer, &config.kafka_topic)?,

@@ -142,6 +142,7 @@ pub fn replay(
                 }
                 Fate::Present => Outcome::Duplicate,
                 Fate::Conflict => Outcome::Rejected(RejectReason::Conflict),
+                Fate::Expired => Outcome::Rejected(RejectReason::Expired),
                 Fate::Refused(_) => Outcome::Rejected(RejectReason::DatabaseRejected),
             };
         }

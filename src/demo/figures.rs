@@ -15,10 +15,11 @@ pub struct Relation {
     bucket_len: usize,
 }
 
-/// The raw events by hour, and the three aggregates.
-pub const RELATIONS: [Relation; 4] = [
+/// The raw events by hour, and the four views.
+pub const RELATIONS: [Relation; 5] = [
     Relation { name: "usage_events", bucket_len: "2026-01-31T12".len() },
     Relation { name: "usage_hourly", bucket_len: "2026-01-31T12".len() },
+    Relation { name: "usage_endpoint_hourly", bucket_len: "2026-01-31T12".len() },
     Relation { name: "usage_daily", bucket_len: "2026-01-31".len() },
     Relation { name: "usage_monthly", bucket_len: "2026-01".len() },
 ];

@@ -30,9 +30,9 @@ pub enum AuditError {
         /// What the server said.
         source: postgres::Error,
     },
-    /// The jobs' statistics could not be read.
-    #[error("reading when the aggregates were refreshed")]
-    Refreshes(#[source] postgres::Error),
+    /// The bounds could not be read.
+    #[error("reading how far events are folded into the figures")]
+    FoldedUntil(#[source] postgres::Error),
 }
 
 /// All that was found.
@@ -42,8 +42,8 @@ pub struct Report {
     pub is_consistent: bool,
     /// Every check, in order.
     pub checks: Vec<Outcome>,
-    /// The aggregates' last refreshes; empty without TimescaleDB, whose views need none.
-    pub refreshes: Vec<Refresh>,
+    /// How far events are folded into the figures; what is later is read from the rows.
+    pub folded_until: String,
 }
 
 /// What one check found.
@@ -70,15 +70,6 @@ pub struct Finding {
     pub text: String,
 }
 
-/// When an aggregate was refreshed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Refresh {
-    /// The aggregate.
-    pub aggregate: String,
-    /// When its job last ended well, if ever.
-    pub last_refresh: Option<String>,
-}
-
 /// A query and what it shows.
 struct Check {
     name: &'static str,
@@ -92,12 +83,9 @@ impl Check {
         Self { name, promise, sql: sql.to_owned(), takes_clock_skew: false }
     }
 
-    /// `refreshed_within`: two turns of the aggregate's own refresh and of those that it is made of.
-    fn aggregate(promise: &'static str, aggregate: &'static str, unit: &str, refreshed_within: &str) -> Self {
-        let sql = include_str!("audit/aggregate.sql")
-            .replace("{aggregate}", aggregate)
-            .replace("{unit}", unit)
-            .replace("{refreshed_within}", refreshed_within);
+    fn aggregate(promise: &'static str, aggregate: &'static str, unit: &str) -> Self {
+        let sql =
+            include_str!("audit/aggregate.sql").replace("{aggregate}", aggregate).replace("{unit}", unit);
         Self { name: aggregate, promise, sql, takes_clock_skew: false }
     }
 
@@ -126,7 +114,7 @@ impl Check {
     }
 }
 
-fn checks() -> [Check; 10] {
+fn checks() -> [Check; 14] {
     [
         Check::new(
             "spans_tile",
@@ -162,9 +150,25 @@ fn checks() -> [Check; 10] {
             takes_clock_skew: true,
             ..Check::new("future", "no event lies in the future", include_str!("audit/future.sql"))
         },
-        Check::aggregate("hours agree with the rows", "usage_hourly", "hour", "1 hour"),
-        Check::aggregate("days agree with the rows", "usage_daily", "day", "3 hours"),
-        Check::aggregate("months agree with the rows", "usage_monthly", "month", "15 hours"),
+        Check::aggregate("hours agree with the rows", "usage_hourly", "hour"),
+        Check::aggregate("hours by endpoint agree with the rows", "usage_endpoint_hourly", "hour"),
+        Check::aggregate("days agree with the rows", "usage_daily", "day"),
+        Check::aggregate("months agree with the rows", "usage_monthly", "month"),
+        Check::new(
+            "levels",
+            "days are the sums of their hours, and hours of their endpoints",
+            include_str!("audit/levels.sql"),
+        ),
+        Check::new(
+            "dropped_days",
+            "days without rows have the requests that were dropped",
+            include_str!("audit/dropped_days.sql"),
+        ),
+        Check::new(
+            "closed_months",
+            "closed months are as they were frozen, but for their adjustments",
+            include_str!("audit/closed_months.sql"),
+        ),
     ]
 }
 
@@ -187,19 +191,13 @@ pub fn audit(client: &mut Client, clock_skew_max: Duration) -> Result<Report, Au
             .map_err(|source| AuditError::Check { promise: check.promise, source })?;
         outcomes.push(outcome);
     }
-    let refreshes = refreshes(&mut transaction).map_err(AuditError::Refreshes)?;
+    let folded_until = transaction
+        .query_one("SELECT folded_until::text FROM usage_bounds", &[])
+        .and_then(|row| row.try_get(0))
+        .map_err(AuditError::FoldedUntil)?;
     Ok(Report {
         is_consistent: outcomes.iter().all(|outcome| outcome.inconsistent_count == 0),
         checks: outcomes,
-        refreshes,
+        folded_until,
     })
-}
-
-fn refreshes(transaction: &mut Transaction<'_>) -> Result<Vec<Refresh>, postgres::Error> {
-    let has_aggregates = "SELECT to_regclass('timescaledb_information.continuous_aggregates') IS NOT NULL";
-    if !transaction.query_one(has_aggregates, &[])?.try_get::<_, bool>(0)? {
-        return Ok(Vec::new());
-    }
-    let rows = transaction.query(include_str!("audit/refreshes.sql"), &[])?;
-    rows.iter().map(|row| Ok(Refresh { aggregate: row.try_get(0)?, last_refresh: row.try_get(1)? })).collect()
 }

@@ -13,9 +13,9 @@ use super::{MigrateError, records};
 /// Which of the two schemas a database has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Hypertable, continuous aggregates, policies.
+    /// Hypertable, compression, jobs.
     TimescaleDb,
-    /// Native daily partitions, aggregates as views.
+    /// Native daily partitions.
     PostgreSql,
 }
 
@@ -45,10 +45,10 @@ pub enum ProfileChoice {
     /// What the database was migrated as; on a new one TimescaleDB where the server has it, else plain PostgreSQL.
     #[default]
     Auto,
-    /// A hypertable with continuous aggregates and policies.
+    /// A hypertable with compression and jobs.
     #[value(name = "timescaledb")]
     TimescaleDb,
-    /// Native daily partitions and views: needs no extension.
+    /// Native daily partitions: needs no extension.
     #[value(name = "postgresql")]
     PostgreSql,
 }
@@ -80,10 +80,10 @@ pub struct ServerInfo {
     pub migrated_as: Option<Profile>,
 }
 
-/// The oldest TimescaleDB that can carry the schema: the first with `max_tuples_decompressed_per_dml_transaction`,
-/// without which a redelivery into compressed chunks could be refused for ever.
-const TIMESCALEDB_MIN: (u32, u32) = (2, 14);
-const TIMESCALEDB_MIN_NAME: &str = "2.14";
+/// The oldest TimescaleDB that can carry the schema: the first whose hypertables have triggers with transition
+/// tables, by which late events are noticed.
+const TIMESCALEDB_MIN: (u32, u32) = (2, 18);
+const TIMESCALEDB_MIN_NAME: &str = "2.18";
 
 impl ServerInfo {
     /// Asks the server what it is, and the database what it was migrated as.
@@ -179,7 +179,7 @@ pub(super) fn prepare_timescaledb(client: &mut Client) -> Result<(), MigrateErro
     }
 }
 
-/// Whether this version and edition have continuous aggregates, compression and policies as the schema uses them.
+/// Whether this version and edition have triggers, compression and jobs as the schema uses them.
 fn is_fit(version: &str, license: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
@@ -250,9 +250,9 @@ mod tests {
     #[test]
     fn an_old_or_apache_only_extension_is_unfit() {
         assert!(is_fit("2.28.3", "timescale"));
-        assert!(is_fit("2.14.0", "timescale"));
+        assert!(is_fit("2.18.0", "timescale"));
         assert!(is_fit("2.23.0-dev", "timescale"));
-        assert!(!is_fit("2.13.1", "timescale"));
+        assert!(!is_fit("2.17.2", "timescale"));
         assert!(!is_fit("1.7.5", "timescale"));
         assert!(!is_fit("2.28.3", "apache"));
         assert!(!is_fit("nightly", "timescale"));

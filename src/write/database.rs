@@ -15,7 +15,7 @@ use super::dead_letter_topic::DeadLetterTopic;
 use super::dead_letters;
 use super::error::WriteError;
 use super::ledger;
-use super::placement::{CopyMeans, Placement, copy_rows};
+use super::placement::{CopyMeans, Placement, copy_rows, take_expired};
 use super::refusal_window::RefusalWindow;
 use super::session::{ServerTimeouts, Session, application_name};
 use super::settlement::{Fate, Settlement, day_of};
@@ -134,17 +134,19 @@ impl Database {
         copy_error: Option<WriteError>,
     ) -> Result<Vec<SpanOutcome>, WriteError> {
         self.open_session()?;
-        let Self { session: Some(Session { client, statements }), options, watch, .. } = self else {
+        let Self { session: Some(session), options, watch, .. } = self else {
             return Ok(Vec::new()); // There is one now.
         };
+        let Session { client, statements, retained_since_micros } = session;
+        let expired = take_expired(batch, &mut self.order, *retained_since_micros);
         watch.renew();
         let mut transaction = client.transaction().map_err(WriteError::Begin)?;
         let mut means =
             CopyMeans { statements, stream: &mut self.stream, watch, copy_count: &mut self.copy_count };
         let row_count = batch.rows.len();
-        let fates = match copy_error {
+        let mut fates = match copy_error {
             None => {
-                if row_count > 0 {
+                if !self.order.is_empty() {
                     copy_rows(&mut transaction, &mut means, batch, &self.order)?;
                 }
                 vec![Fate::Written; row_count]
@@ -154,6 +156,7 @@ impl Database {
                 Placement::new(&mut transaction, means, batch, &mut self.order, refused_max).run(error)?
             }
         };
+        expired.iter().for_each(|&idx| fates[idx as usize] = Fate::Expired);
         let mut settlement = Settlement::new(batch, &fates);
         let letter_count = batch.dead_letters.len() + settlement.refused.len();
         if letter_count > 0 {
@@ -230,6 +233,12 @@ impl RowSink for Database {
             && error.remedy() == Remedy::CreatePartitions
         {
             outcome = self.create_partitions(batch).and_then(|()| self.attempt(batch));
+        }
+        if let Err(error) = &outcome
+            && error.remedy() == Remedy::LeaveOutExpired
+        {
+            self.session = None; // A new one knows the limit.
+            outcome = self.attempt(batch);
         }
         if let Err(error) = &outcome {
             if error.is_lock_timeout() {

@@ -279,6 +279,11 @@ impl<'a, 't> Placement<'a, 't> {
     }
 }
 
+/// Takes rows that are no longer retained out of `order`, and gives them.
+pub(super) fn take_expired(batch: &WriteBatch, order: &mut Vec<u32>, retained_since_micros: i64) -> Vec<u32> {
+    order.extract_if(.., |idx| batch.rows[*idx as usize].time_micros < retained_since_micros).collect()
+}
+
 /// Copies rows of `batch`, by index, straight into the table.
 pub(super) fn copy_rows(
     transaction: &mut Transaction<'_>,

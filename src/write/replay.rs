@@ -9,7 +9,7 @@ use std::time::Duration;
 use postgres::Transaction;
 
 use super::error::WriteError;
-use super::placement::{CopyMeans, Placement};
+use super::placement::{CopyMeans, Placement, take_expired};
 use super::session::{ServerTimeouts, Session, Statements};
 use super::settlement::Fate;
 use super::watchdog::{Watch, Watchdog};
@@ -36,6 +36,7 @@ pub struct ReplayTransaction<'a> {
     /// For what else belongs into the same transaction.
     pub transaction: Transaction<'a>,
     statements: &'a Statements,
+    retained_since_micros: i64,
     watch: &'a Watch,
     stream: &'a mut CopyStream,
     copy_count: &'a mut u64,
@@ -62,10 +63,11 @@ impl ReplaySession {
 
     /// Begins a transaction.
     pub fn begin(&mut self) -> Result<ReplayTransaction<'_>, WriteError> {
-        let Session { client, statements } = &mut self.session;
+        let Session { client, statements, retained_since_micros } = &mut self.session;
         Ok(ReplayTransaction {
             transaction: client.transaction().map_err(WriteError::Begin)?,
             statements,
+            retained_since_micros: *retained_since_micros,
             watch: &self.watch,
             stream: &mut self.stream,
             copy_count: &mut self.copy_count,
@@ -80,6 +82,7 @@ impl ReplayTransaction<'_> {
             return Ok(Vec::new());
         }
         let mut order: Vec<u32> = (0..u32::try_from(batch.rows.len()).unwrap_or(u32::MAX)).collect();
+        let expired = take_expired(batch, &mut order, self.retained_since_micros);
         let means = CopyMeans {
             statements: self.statements,
             stream: self.stream,
@@ -87,6 +90,9 @@ impl ReplayTransaction<'_> {
             copy_count: self.copy_count,
         };
         // A refused letter stays where it is, so all of them may be.
-        Placement::new(&mut self.transaction, means, batch, &mut order, usize::MAX).run_staged()
+        let mut fates =
+            Placement::new(&mut self.transaction, means, batch, &mut order, usize::MAX).run_staged()?;
+        expired.iter().for_each(|&idx| fates[idx as usize] = Fate::Expired);
+        Ok(fates)
     }
 }

@@ -14,6 +14,8 @@ use crate::copy_tuple::COLUMNS;
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) statements: Statements,
+    /// Events before this, in microseconds since 1970, are refused. It may have moved on since.
+    pub(super) retained_since_micros: i64,
 }
 
 /// What a batch may need.
@@ -70,6 +72,10 @@ impl ServerTimeouts {
         )
     }
 }
+
+/// The limit of what is retained, in microseconds since 1970; NULL for none.
+const RETAINED_SINCE: &str = "\
+SELECT (extract(epoch FROM nullif(retained_since, '-infinity')) * 1000000)::bigint FROM usage_bounds";
 
 /// Inserts what is staged, and gives the `row_idx` of the rows that went in. Of two staged copies the
 /// earlier is kept. In the key's order, so that two writers with the same keys cannot deadlock. The
@@ -150,7 +156,9 @@ impl Session {
         watch.connected(client.cancel_token());
         client.batch_execute(&timeouts.session_settings()).map_err(WriteError::Prepare)?;
         let statements = Statements::prepare(&mut client, watch).map_err(WriteError::Prepare)?;
-        Ok(Self { client, statements })
+        let row = client.query_one(RETAINED_SINCE, &[]).map_err(WriteError::Prepare)?;
+        let retained_since_micros: Option<i64> = row.try_get(0).map_err(WriteError::Prepare)?;
+        Ok(Self { client, statements, retained_since_micros: retained_since_micros.unwrap_or(i64::MIN) })
     }
 
     /// Ends the sessions of writers that hold locks without working, and logs which.

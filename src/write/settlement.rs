@@ -19,6 +19,8 @@ pub enum Fate {
     Present,
     /// A row with the same identity and time was there already, and says something else.
     Conflict,
+    /// Older than what is retained; not tried.
+    Expired,
     /// The database takes no such row; what it said.
     Refused(String),
 }
@@ -63,6 +65,10 @@ impl Settlement {
                     RejectReason::Conflict,
                     "an earlier event has the same organization_id, time and request_id, but another \
                      api key, endpoint, method, billable or weight",
+                ),
+                Fate::Expired => Rejection::new(
+                    RejectReason::Expired,
+                    "its day is no longer retained: what it added up to is final, and its rows are dropped",
                 ),
                 Fate::Refused(said) => Rejection::new(RejectReason::DatabaseRejected, said.clone()),
             };

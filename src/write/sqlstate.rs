@@ -13,12 +13,17 @@ pub enum Remedy {
     RefuseRow,
     /// No partition takes the row's day (portable profile): create it.
     CreatePartitions,
+    /// Rows are older than what is retained (raised by `usage_note_events`): ask what that is, leave them out.
+    LeaveOutExpired,
     /// The server or the way to it is at fault: wait, reconnect, try again.
     Retry,
     /// Nothing that waiting is known to cure, such as a missing table or a lost privilege. Tried
     /// again all the same, since a person can mend it, but loudly.
     RetryAndAlarm,
 }
+
+/// A SQLSTATE of our own: an event is older than what is retained.
+const EXPIRED: &str = "UP001";
 
 /// Judges an error; `None` stands for one without an answer from the server (a lost connection).
 pub fn remedy(error: &postgres::Error) -> Remedy {
@@ -30,6 +35,7 @@ pub fn remedy(error: &postgres::Error) -> Remedy {
         code if *code == SqlState::CHECK_VIOLATION && server.constraint().is_none() => {
             Remedy::CreatePartitions
         }
+        code if code.code() == EXPIRED => Remedy::LeaveOutExpired,
         code if is_transient(code) => Remedy::Retry,
         code if is_data(code) && is_about_events(server) => Remedy::RefuseRow,
         _ => Remedy::RetryAndAlarm,

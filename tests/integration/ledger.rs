@@ -10,7 +10,7 @@ const GROUP: &str = "group";
 const TOPIC: &str = "topic";
 
 fn ledger(database: &Database) -> Ledger {
-    Ledger::new(database.test.url().parse().unwrap(), GROUP, TOPIC)
+    Ledger::new(&database.test.url().parse().unwrap(), GROUP, TOPIC)
 }
 
 fn first_start(partition: i32, start: i64) -> Beginning {

@@ -9,18 +9,21 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 11] = [
+const ALL: [&str; 14] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
-    "006_create_usage_hourly",
-    "007_create_usage_daily",
-    "008_create_usage_monthly",
-    "009_create_current_month_usage",
-    "010_schedule_usage_jobs",
+    "006_create_usage_figures",
+    "007_record_late_events",
+    "008_fold_usage_events",
+    "009_create_usage_views",
+    "010_create_usage_functions",
     "011_create_usage_ledger",
     "012_track_dead_letters",
-    "013_create_usage_grant_writer",
-    "014_account_for_retention",
+    "013_find_droppable_events",
+    "014_apply_retention",
+    "015_close_months",
+    "016_grant_roles",
+    "017_maintain_usage",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {
@@ -43,7 +46,7 @@ fn objects(database: &mut Database, profile: Profile) -> Vec<String> {
         list.extend(database.texts(
             "SELECT 'job ' || job_id FROM timescaledb_information.jobs WHERE job_id >= 1000
              UNION ALL SELECT 'chunk ' || relname FROM pg_class
-             WHERE relnamespace = '_timescaledb_internal'::regnamespace AND relname ~ '^_(hyper|materialized|partial|direct)_'",
+             WHERE relnamespace = '_timescaledb_internal'::regnamespace AND relname ~ '^_hyper_'",
         ));
     }
     list
@@ -96,9 +99,9 @@ fn every_file_is_safe_to_run_twice_in_both_directions() {
     for profile in profiles() {
         let mut database = Database::migrated(profile);
         insert_one(&mut database);
-        let folder = std::path::Path::new("migrations").join(profile.as_str());
         let run = |database: &mut Database, label: &str, way: &str| {
-            let sql = std::fs::read_to_string(folder.join(format!("{label}.{way}.sql"))).unwrap();
+            let read = |folder| std::fs::read_to_string(format!("migrations/{folder}/{label}.{way}.sql"));
+            let sql = read("common").or_else(|_| read(profile.as_str())).unwrap();
             database
                 .client
                 .batch_execute(&sql)
@@ -121,7 +124,7 @@ fn a_changed_applied_file_is_refused_by_name() {
         .client
         .batch_execute("UPDATE usage_schema_migrations SET sha256 = 'x' WHERE version = 6")
         .unwrap();
-    let expected = "migration 006_create_usage_hourly was changed after it was applied: \
+    let expected = "migration 006_create_usage_figures was changed after it was applied: \
                     restore its text and add a new migration instead";
     let client = &mut database.client;
     assert_eq!(migrations::up(client, ProfileChoice::Auto).unwrap_err().to_string(), expected);
@@ -135,13 +138,13 @@ fn a_changed_applied_file_is_refused_by_name() {
 #[test]
 fn a_failed_migration_leaves_nothing_and_the_next_run_continues() {
     let mut database = Database::create();
-    database.client.batch_execute("CREATE TABLE usage_daily ()").unwrap();
+    database.client.batch_execute("CREATE VIEW usage_daily AS SELECT 1").unwrap();
     let error = migrations::up(&mut database.client, ProfileChoice::PostgreSql).unwrap_err();
-    assert_eq!(error.to_string(), "applying migration 007_create_usage_daily");
+    assert_eq!(error.to_string(), "applying migration 009_create_usage_views");
 
-    database.client.batch_execute("DROP TABLE usage_daily").unwrap();
+    database.client.batch_execute("DROP VIEW usage_daily").unwrap();
     let applied = migrations::up(&mut database.client, ProfileChoice::PostgreSql).unwrap();
-    assert_eq!(labels(&applied), ALL[3..]);
+    assert_eq!(labels(&applied), ALL[5..]);
 }
 
 #[test]

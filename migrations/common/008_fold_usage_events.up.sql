@@ -1,0 +1,247 @@
+-- Moves events from "read as they are" into the figures: usage_begin_fold() announces how far, and in a later
+-- transaction usage_fold() does it. Both may be called by anybody at any time; who comes second does nothing.
+
+-- No chunk older than this is planned for when the tail is read. Each time up to folded_until is right, then and for
+-- ever after: so the function may be called immutable although a fold replaces it once a day.
+CREATE OR REPLACE FUNCTION usage_tail_floor()
+RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '-infinity'::timestamptz $$;
+
+-- Announces the next bound. While events arrive, it is what nearly all of the latest have passed (slow partitions hold it
+-- back, a few late events do not); once none arrive, the newest of all; and `idle_until` in any case, for a topic that
+-- has gone silent. From the commit on, writers enter events before the bound as late; the exclusive lock is granted when
+-- all that have not seen it have ended. Returns whether more than one step is due.
+CREATE OR REPLACE FUNCTION usage_begin_fold(idle_until timestamptz DEFAULT '-infinity')
+RETURNS boolean
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    bounds  usage_bounds;
+    due     timestamptz;
+    reached timestamptz;
+    newest  timestamptz;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer) THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO STRICT bounds FROM usage_bounds;
+    IF bounds.folding_until > bounds.folded_until THEN
+        RETURN bounds.due_until > bounds.folding_until; -- Announced already, and still to be folded.
+    END IF;
+    WITH taken AS (
+        DELETE FROM usage_arrivals RETURNING *
+    ), ranked AS (
+        SELECT low_time, newest_time, sum(events) OVER (ORDER BY low_time) AS older, sum(events) OVER () AS total FROM taken
+    )
+    SELECT min(low_time) FILTER (WHERE older > total * 0.05), greatest(max(newest_time), bounds.newest_time)
+      INTO due, newest FROM ranked;
+    -- What claims to lie in the future may wait there.
+    due := greatest(least(coalesce(due, newest), now()), idle_until, bounds.due_until);
+    UPDATE usage_bounds SET due_until = due, newest_time = newest WHERE (due_until, newest_time) <> (due, newest);
+    IF due <= bounds.folded_until THEN
+        RETURN false;
+    END IF;
+    reached := bounds.folded_until;
+    IF NOT isfinite(reached) THEN
+        SELECT coalesce(min(time), due) INTO reached FROM usage_events;
+    END IF;
+    reached := least(due, reached + bounds.fold_step);
+    BEGIN
+        PERFORM pg_advisory_xact_lock(hashtext('usage_bounds'), 'usage_bounds'::regclass::oid::integer);
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false; -- A writer is stuck. Nobody else should be for its sake: another time.
+    END;
+    UPDATE usage_bounds SET folding_until = reached;
+    -- Writers wait for this commit, but need not wait for the disk: what they commit is flushed behind it.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN reached < due;
+END
+$$;
+
+-- Adds to the figures what lies before the announced bound, and late events, and takes the bound as reached. One
+-- statement, and so one snapshot: an event that it sees as a row is not added as a late one too, and a late one that it
+-- does not see stays for the next time. Returns how many events it added.
+CREATE OR REPLACE FUNCTION usage_fold()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    namespace   constant name := (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                  WHERE c.oid = 'usage_bounds'::regclass);
+    started_at  constant timestamptz := clock_timestamp();
+    bounds      usage_bounds;
+    event_count bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer) THEN
+        RETURN 0;
+    END IF;
+    SELECT * INTO STRICT bounds FROM usage_bounds;
+    -- The bounds as literals, so that no other chunk is planned for.
+    EXECUTE format($fold$
+        WITH late AS (
+            DELETE FROM usage_late_figures RETURNING *
+        ), increments AS (
+            SELECT NULL::timestamptz AS counts_from, date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id,
+                   endpoint, method, count(*) AS total_requests, count(*) FILTER (WHERE billable) AS billable_requests,
+                   coalesce(sum(weight) FILTER (WHERE billable), 0) AS billable_units,
+                   sum(response_time_ms) AS response_time_ms_sum,
+                   count(*) FILTER (WHERE status_code BETWEEN 200 AND 299) AS success_count,
+                   count(*) FILTER (WHERE status_code BETWEEN 400 AND 499) AS client_error_count,
+                   count(*) FILTER (WHERE status_code BETWEEN 500 AND 599) AS error_count
+              FROM usage_events WHERE time >= %1$L AND time < %2$L
+             GROUP BY 2, 3, 4, 5, 6
+            UNION ALL
+            SELECT * FROM late WHERE counts_from <= %1$L
+        ), hours AS (
+            INSERT INTO usage_hourly_figures AS f
+            SELECT bucket, organization_id, api_key_id, sum(total_requests), sum(billable_requests), sum(billable_units),
+                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count),
+                   array_agg(DISTINCT hashtextextended(endpoint, 0))
+              FROM increments GROUP BY 1, 2, 3 ORDER BY organization_id, bucket, api_key_id
+            ON CONFLICT (organization_id, bucket, api_key_id) DO UPDATE SET
+                total_requests       = f.total_requests       + excluded.total_requests,
+                billable_requests    = f.billable_requests    + excluded.billable_requests,
+                billable_units       = f.billable_units       + excluded.billable_units,
+                response_time_ms_sum = f.response_time_ms_sum + excluded.response_time_ms_sum,
+                success_count        = f.success_count        + excluded.success_count,
+                client_error_count   = f.client_error_count   + excluded.client_error_count,
+                error_count          = f.error_count          + excluded.error_count,
+                endpoint_hashes      = CASE WHEN f.endpoint_hashes @> excluded.endpoint_hashes THEN f.endpoint_hashes
+                    ELSE ARRAY(SELECT DISTINCT unnest(f.endpoint_hashes || excluded.endpoint_hashes)) END
+        ), endpoints AS (
+            INSERT INTO usage_endpoint_hourly_figures AS f
+            SELECT bucket, organization_id, endpoint, method, sum(total_requests), sum(billable_requests),
+                   sum(billable_units), sum(response_time_ms_sum), sum(success_count), sum(client_error_count),
+                   sum(error_count)
+              FROM increments GROUP BY 1, 2, 3, 4 ORDER BY organization_id, bucket, endpoint, method
+            ON CONFLICT (organization_id, bucket, endpoint, method) DO UPDATE SET
+                total_requests       = f.total_requests       + excluded.total_requests,
+                billable_requests    = f.billable_requests    + excluded.billable_requests,
+                billable_units       = f.billable_units       + excluded.billable_units,
+                response_time_ms_sum = f.response_time_ms_sum + excluded.response_time_ms_sum,
+                success_count        = f.success_count        + excluded.success_count,
+                client_error_count   = f.client_error_count   + excluded.client_error_count,
+                error_count          = f.error_count          + excluded.error_count
+        ), days AS (
+            INSERT INTO usage_daily_figures AS f
+            SELECT date_trunc('day', bucket, 'UTC'), min(date_trunc('month', bucket, 'UTC')), organization_id, api_key_id,
+                   sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum),
+                   sum(success_count), sum(client_error_count), sum(error_count)
+              FROM increments GROUP BY 1, 3, 4 ORDER BY 3, 1, 4
+            ON CONFLICT (organization_id, bucket, api_key_id) DO UPDATE SET
+                total_requests       = f.total_requests       + excluded.total_requests,
+                billable_requests    = f.billable_requests    + excluded.billable_requests,
+                billable_units       = f.billable_units       + excluded.billable_units,
+                response_time_ms_sum = f.response_time_ms_sum + excluded.response_time_ms_sum,
+                success_count        = f.success_count        + excluded.success_count,
+                client_error_count   = f.client_error_count   + excluded.client_error_count,
+                error_count          = f.error_count          + excluded.error_count
+        ), adjustments AS (
+            INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
+                                           response_time_ms_sum, success_count, client_error_count, error_count, reason)
+            SELECT month, organization_id, sum(total_requests), sum(billable_requests), sum(billable_units),
+                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count), 'late events'
+              FROM increments JOIN usage_closed_months ON month = date_trunc('month', bucket, 'UTC')
+             WHERE counts_from IS DISTINCT FROM '-infinity' -- Those are of a rebuild, which has entered the difference.
+             GROUP BY 1, 2
+        )
+        SELECT coalesce(sum(total_requests), 0) FROM increments $fold$, bounds.folded_until, bounds.folding_until)
+    INTO event_count;
+    IF bounds.folding_until > bounds.folded_until THEN
+        UPDATE usage_bounds
+           SET folded_until = folding_until,
+               fold_step = CASE WHEN clock_timestamp() - started_at > INTERVAL '4 seconds'
+                                THEN greatest(fold_step / 2, INTERVAL '1 second')
+                                WHEN clock_timestamp() - started_at < INTERVAL '1 second'
+                                THEN least(fold_step * 2, INTERVAL '1 day') ELSE fold_step END;
+        IF usage_tail_floor() < date_trunc('day', bounds.folding_until, 'UTC') THEN
+            EXECUTE format('CREATE OR REPLACE FUNCTION %I.usage_tail_floor() RETURNS timestamptz '
+                           'LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $floor$ SELECT %L::timestamptz $floor$',
+                           namespace, date_trunc('day', bounds.folding_until, 'UTC'));
+        END IF;
+    END IF;
+    RETURN event_count;
+END
+$$;
+
+-- Computes the figures of a UTC day anew from its rows, after rows were changed by hand. Refuses a day whose rows may be
+-- gone. The difference to a closed month is an adjustment. Returns the day's events before folded_until.
+CREATE OR REPLACE FUNCTION usage_rebuild_day(day date)
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    bounds      usage_bounds;
+    day_start   constant timestamptz := day::timestamp AT TIME ZONE 'UTC';
+    day_end     constant timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
+    event_count bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
+    SELECT * INTO STRICT bounds FROM usage_bounds;
+    IF day_start < bounds.retained_since THEN
+        RAISE EXCEPTION 'the figures of % cannot be rebuilt: rows are retained since %', day, bounds.retained_since
+            USING ERRCODE = 'UP001', HINT = 'Its figures are all that is left of its events.';
+    END IF;
+    EXECUTE format($rebuild$
+        WITH hours AS (
+            DELETE FROM usage_hourly_figures WHERE bucket >= %1$L AND bucket < %2$L
+        ), endpoints AS (
+            DELETE FROM usage_endpoint_hourly_figures WHERE bucket >= %1$L AND bucket < %2$L
+        ), days AS (
+            DELETE FROM usage_daily_figures WHERE bucket = %1$L RETURNING *
+        ), late AS (
+            DELETE FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L AND counts_from <= %3$L RETURNING *
+        ), rebuilt AS (
+            INSERT INTO usage_late_figures
+            SELECT '-infinity', date_trunc('hour', time, 'UTC'), organization_id, api_key_id, endpoint, method,
+                   count(*), count(*) FILTER (WHERE billable), coalesce(sum(weight) FILTER (WHERE billable), 0),
+                   sum(response_time_ms), count(*) FILTER (WHERE status_code BETWEEN 200 AND 299),
+                   count(*) FILTER (WHERE status_code BETWEEN 400 AND 499),
+                   count(*) FILTER (WHERE status_code BETWEEN 500 AND 599)
+              FROM usage_events WHERE time >= %1$L AND time < least(%2$L::timestamptz, %3$L::timestamptz)
+             GROUP BY 2, 3, 4, 5, 6
+            RETURNING *
+        ), differences AS (
+            SELECT organization_id, total_requests, billable_requests, billable_units, response_time_ms_sum,
+                   success_count, client_error_count, error_count FROM rebuilt
+            UNION ALL
+            SELECT organization_id, -total_requests, -billable_requests, -billable_units, -response_time_ms_sum,
+                   -success_count, -client_error_count, -error_count FROM days
+        ), adjustments AS (
+            INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
+                                           response_time_ms_sum, success_count, client_error_count, error_count, reason)
+            SELECT month, organization_id, sum(total_requests), sum(billable_requests), sum(billable_units),
+                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count),
+                   'rebuilt from the rows of ' || %4$L
+              FROM differences JOIN usage_closed_months ON month = date_trunc('month', %1$L::timestamptz, 'UTC')
+             GROUP BY 1, 2
+            HAVING (sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum),
+                    sum(success_count), sum(client_error_count), sum(error_count)) <> (0, 0, 0, 0, 0, 0, 0)
+        )
+        SELECT coalesce(sum(total_requests), 0) FROM rebuilt $rebuild$, day_start, day_end, bounds.folded_until, day)
+    INTO event_count;
+    PERFORM usage_fold();
+    RETURN event_count;
+END
+$$;
+
+-- Every instance of `usage-processor run` folds, with the rights of the tables' owner. A writer that is stuck holds up an
+-- announcement, and with it the other writers, for no longer than the lock timeout.
+DO $$
+DECLARE
+    names constant text := format('pg_catalog, %I, pg_temp', current_schema());
+BEGIN
+    EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) SET search_path = ' || names;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION usage_begin_fold(timestamptz), usage_fold(), usage_rebuild_day(date) FROM PUBLIC;
+
+COMMENT ON FUNCTION usage_tail_floor() IS 'A time before which everything is folded; a planner''s hint, not the bound itself';
+COMMENT ON FUNCTION usage_begin_fold(timestamptz) IS
+    'Announces how far events are to be folded next; returns whether more than that is due';
+COMMENT ON FUNCTION usage_fold() IS 'Adds events up to the announced bound, and late ones, to the figures; returns how many';
+COMMENT ON FUNCTION usage_rebuild_day(date) IS
+    'Computes the figures of a retained UTC day anew from its rows; returns how many events it holds';

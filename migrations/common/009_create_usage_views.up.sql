@@ -1,0 +1,124 @@
+-- What bills and dashboards read: always all events that are committed, in one snapshot, wherever they are (006).
+
+-- Events that are in no figure yet, as increments of one event or several.
+CREATE OR REPLACE VIEW usage_unfolded AS
+SELECT date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id, endpoint, method,
+       1::bigint                                                     AS total_requests,
+       (billable)::integer::bigint                                   AS billable_requests,
+       CASE WHEN billable THEN weight ELSE 0 END::bigint             AS billable_units,
+       response_time_ms::bigint                                      AS response_time_ms_sum,
+       (status_code BETWEEN 200 AND 299)::integer::bigint            AS success_count,
+       (status_code BETWEEN 400 AND 499)::integer::bigint            AS client_error_count,
+       (status_code BETWEEN 500 AND 599)::integer::bigint            AS error_count
+  FROM usage_events
+ WHERE time >= (SELECT folded_until FROM usage_bounds) AND time >= usage_tail_floor()
+UNION ALL
+SELECT bucket, organization_id, api_key_id, endpoint, method, total_requests, billable_requests, billable_units,
+       response_time_ms_sum, success_count, client_error_count, error_count
+  FROM usage_late_figures
+ WHERE counts_from <= (SELECT folded_until FROM usage_bounds);
+
+-- How many distinct values several arrays hold together.
+CREATE OR REPLACE FUNCTION usage_count_distinct(hashes bigint[])
+RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT count(DISTINCT hash) FROM unnest(hashes) AS hash $$;
+CREATE OR REPLACE AGGREGATE usage_count_distinct_of(bigint[]) (
+    SFUNC = array_cat, STYPE = bigint[], COMBINEFUNC = array_cat, FINALFUNC = usage_count_distinct, PARALLEL = SAFE
+);
+
+CREATE OR REPLACE VIEW usage_hourly AS
+SELECT bucket, organization_id, api_key_id,
+       sum(total_requests)::bigint                          AS total_requests,
+       sum(billable_requests)::bigint                       AS billable_requests,
+       sum(billable_units)::bigint                          AS billable_units,
+       sum(response_time_ms_sum)::bigint                    AS response_time_ms_sum,
+       sum(response_time_ms_sum) / sum(total_requests)      AS avg_response_time_ms,
+       sum(success_count)::bigint                           AS success_count,
+       sum(client_error_count)::bigint                      AS client_error_count,
+       sum(error_count)::bigint                             AS error_count,
+       usage_count_distinct_of(endpoint_hashes)             AS unique_endpoints
+  FROM (
+    SELECT bucket, organization_id, api_key_id, total_requests, billable_requests, billable_units,
+           response_time_ms_sum, success_count, client_error_count, error_count, endpoint_hashes
+      FROM usage_hourly_figures
+    UNION ALL
+    SELECT bucket, organization_id, api_key_id, sum(total_requests), sum(billable_requests), sum(billable_units),
+           sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count),
+           array_agg(DISTINCT hashtextextended(endpoint, 0))
+      FROM usage_unfolded GROUP BY 1, 2, 3
+  ) AS figures
+ GROUP BY 1, 2, 3;
+
+CREATE OR REPLACE VIEW usage_endpoint_hourly AS
+SELECT bucket, organization_id, endpoint, method,
+       sum(total_requests)::bigint                          AS total_requests,
+       sum(billable_requests)::bigint                       AS billable_requests,
+       sum(billable_units)::bigint                          AS billable_units,
+       sum(response_time_ms_sum)::bigint                    AS response_time_ms_sum,
+       sum(response_time_ms_sum) / sum(total_requests)      AS avg_response_time_ms,
+       sum(success_count)::bigint                           AS success_count,
+       sum(client_error_count)::bigint                      AS client_error_count,
+       sum(error_count)::bigint                             AS error_count
+  FROM (
+    SELECT bucket, organization_id, endpoint, method, total_requests, billable_requests, billable_units,
+           response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_endpoint_hourly_figures
+    UNION ALL
+    SELECT bucket, organization_id, endpoint, method, total_requests, billable_requests, billable_units,
+           response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_unfolded
+  ) AS figures
+ GROUP BY 1, 2, 3, 4;
+
+CREATE OR REPLACE VIEW usage_daily AS
+SELECT bucket, organization_id,
+       sum(total_requests)::bigint                          AS total_requests,
+       sum(billable_requests)::bigint                       AS billable_requests,
+       sum(billable_units)::bigint                          AS billable_units,
+       sum(response_time_ms_sum)::bigint                    AS response_time_ms_sum,
+       sum(response_time_ms_sum) / sum(total_requests)      AS avg_response_time_ms,
+       sum(success_count)::bigint                           AS success_count,
+       sum(client_error_count)::bigint                      AS client_error_count,
+       sum(error_count)::bigint                             AS error_count,
+       count(DISTINCT api_key_id)                           AS unique_api_keys
+  FROM (
+    SELECT bucket, organization_id, api_key_id, total_requests, billable_requests, billable_units,
+           response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_daily_figures
+    UNION ALL
+    SELECT date_trunc('day', bucket, 'UTC'), organization_id, api_key_id, total_requests, billable_requests,
+           billable_units, response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_unfolded
+  ) AS figures
+ GROUP BY 1, 2;
+
+CREATE OR REPLACE VIEW usage_monthly AS
+SELECT month AS bucket, organization_id,
+       sum(total_requests)::bigint                          AS total_requests,
+       sum(billable_requests)::bigint                       AS billable_requests,
+       sum(billable_units)::bigint                          AS billable_units,
+       sum(response_time_ms_sum)::bigint                    AS response_time_ms_sum,
+       sum(response_time_ms_sum) / sum(total_requests)      AS avg_response_time_ms,
+       sum(success_count)::bigint                           AS success_count,
+       sum(client_error_count)::bigint                      AS client_error_count,
+       sum(error_count)::bigint                             AS error_count,
+       count(DISTINCT api_key_id)                           AS unique_api_keys
+  FROM (
+    SELECT month, organization_id, api_key_id, total_requests, billable_requests, billable_units,
+           response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_daily_figures
+    UNION ALL
+    SELECT date_trunc('month', bucket, 'UTC'), organization_id, api_key_id, total_requests, billable_requests,
+           billable_units, response_time_ms_sum, success_count, client_error_count, error_count
+      FROM usage_unfolded
+  ) AS figures
+ GROUP BY month, organization_id;
+
+COMMENT ON VIEW usage_unfolded IS 'Events that are not folded into the figures yet, by hour';
+COMMENT ON VIEW usage_hourly IS 'Usage by UTC hour, organization and api key; up to the last committed event';
+COMMENT ON VIEW usage_endpoint_hourly IS 'Usage by UTC hour, organization, endpoint and method; up to the last committed event';
+COMMENT ON VIEW usage_daily IS 'Usage by UTC day and organization; up to the last committed event';
+COMMENT ON VIEW usage_monthly IS 'Usage by UTC month and organization; up to the last committed event';
+COMMENT ON FUNCTION usage_count_distinct(bigint[]) IS 'How many distinct values an array holds';
+COMMENT ON AGGREGATE usage_count_distinct_of(bigint[]) IS 'How many distinct values several arrays hold together';

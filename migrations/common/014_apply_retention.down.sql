@@ -1,0 +1,3 @@
+DROP FUNCTION IF EXISTS usage_apply_retention();
+DROP FUNCTION IF EXISTS usage_prove_figures(timestamptz, timestamptz);
+DROP TABLE IF EXISTS usage_retention_drops;

@@ -1,0 +1,128 @@
+-- Rows that retention drops are counted by day before they go, so that every row that was ever written stays
+-- accounted for.
+CREATE TABLE IF NOT EXISTS usage_retention_drops (
+    event_day    date        NOT NULL,
+    rows_dropped bigint      NOT NULL,
+    dropped_at   timestamptz NOT NULL DEFAULT now()
+);
+
+-- Compares the figures between two UTC midnights with the rows: hours, endpoints and days, every column. Returns how many
+-- rows there are, and how many figures differ.
+CREATE OR REPLACE FUNCTION usage_prove_figures(range_start timestamptz, range_end timestamptz,
+                                               OUT row_count bigint, OUT difference_count bigint)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    -- Literals, so that no other chunk is planned for.
+    EXECUTE format($prove$
+        WITH cells AS MATERIALIZED (
+            SELECT date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id, endpoint, method,
+                   count(*) AS requests, count(*) FILTER (WHERE billable) AS billable,
+                   coalesce(sum(weight) FILTER (WHERE billable), 0) AS units, sum(response_time_ms) AS ms,
+                   count(*) FILTER (WHERE status_code BETWEEN 200 AND 299) AS good,
+                   count(*) FILTER (WHERE status_code BETWEEN 400 AND 499) AS bad,
+                   count(*) FILTER (WHERE status_code BETWEEN 500 AND 599) AS failed
+              FROM usage_events WHERE time >= %1$L AND time < %2$L
+             GROUP BY 1, 2, 3, 4, 5
+        ), hours AS (
+            SELECT bucket, organization_id, api_key_id, sum(requests) AS requests, sum(billable) AS billable,
+                   sum(units) AS units, sum(ms) AS ms, sum(good) AS good, sum(bad) AS bad, sum(failed) AS failed,
+                   array_agg(DISTINCT hashtextextended(endpoint, 0)) AS hashes
+              FROM cells GROUP BY 1, 2, 3
+        ), endpoints AS (
+            SELECT bucket, organization_id, endpoint, method, sum(requests) AS requests, sum(billable) AS billable,
+                   sum(units) AS units, sum(ms) AS ms, sum(good) AS good, sum(bad) AS bad, sum(failed) AS failed
+              FROM cells GROUP BY 1, 2, 3, 4
+        ), days AS (
+            SELECT date_trunc('day', bucket, 'UTC') AS bucket, organization_id, api_key_id, sum(requests) AS requests,
+                   sum(billable) AS billable, sum(units) AS units, sum(ms) AS ms, sum(good) AS good, sum(bad) AS bad,
+                   sum(failed) AS failed
+              FROM cells GROUP BY 1, 2, 3
+        ), hourly_figures AS (
+            SELECT * FROM usage_hourly_figures WHERE bucket >= %1$L AND bucket < %2$L
+        ), endpoint_figures AS (
+            SELECT * FROM usage_endpoint_hourly_figures WHERE bucket >= %1$L AND bucket < %2$L
+        ), daily_figures AS (
+            SELECT * FROM usage_daily_figures WHERE bucket >= %1$L AND bucket < %2$L
+        )
+        SELECT (SELECT coalesce(sum(requests), 0) FROM cells),
+               (SELECT count(*) FROM hours AS r FULL JOIN hourly_figures AS f USING (bucket, organization_id, api_key_id)
+                 WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
+                       IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
+                                             f.success_count, f.client_error_count, f.error_count)
+                    OR NOT (r.hashes @> f.endpoint_hashes AND f.endpoint_hashes @> r.hashes)
+                    OR cardinality(r.hashes) <> cardinality(f.endpoint_hashes))
+             + (SELECT count(*) FROM endpoints AS r
+                  FULL JOIN endpoint_figures AS f USING (bucket, organization_id, endpoint, method)
+                 WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
+                       IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
+                                             f.success_count, f.client_error_count, f.error_count))
+             + (SELECT count(*) FROM days AS r FULL JOIN daily_figures AS f USING (bucket, organization_id, api_key_id)
+                 WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
+                       IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
+                                             f.success_count, f.client_error_count, f.error_count))
+        $prove$, range_start, range_end)
+    INTO row_count, difference_count;
+END
+$$;
+
+-- Drops the rows of each range before retained_since whose figures are proven, and keeps with a warning what is not. Then
+-- moves that limit on to the UTC day that `retention` before the last folded event lies in; the next call drops up to
+-- it, when every writer knows. Returns how many rows it dropped.
+CREATE OR REPLACE FUNCTION usage_apply_retention()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    bounds        usage_bounds;
+    droppable     record;
+    proof         record;
+    is_dropped    boolean;
+    dropped_count bigint := 0;
+    since         timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
+    PERFORM usage_fold();
+    SELECT * INTO STRICT bounds FROM usage_bounds;
+    FOR droppable IN SELECT * FROM usage_ranges_before(bounds.retained_since) LOOP
+        SELECT * INTO proof FROM usage_prove_figures(droppable.range_start, droppable.range_end);
+        is_dropped := EXISTS (SELECT FROM usage_retention_drops
+                               WHERE event_day >= (droppable.range_start AT TIME ZONE 'UTC')::date
+                                 AND event_day < (droppable.range_end AT TIME ZONE 'UTC')::date);
+        IF proof.difference_count > 0 AND NOT (proof.row_count = 0 AND is_dropped) THEN
+            RAISE WARNING 'events of % are kept beyond their time: % figures differ from the % rows that they were made of',
+                (droppable.range_start AT TIME ZONE 'UTC')::date, proof.difference_count, proof.row_count;
+            CONTINUE;
+        END IF;
+        EXECUTE format('INSERT INTO usage_retention_drops (event_day, rows_dropped) '
+                       'SELECT (time AT TIME ZONE ''UTC'')::date, count(*) FROM usage_events '
+                       'WHERE time >= %L AND time < %L GROUP BY 1', droppable.range_start, droppable.range_end);
+        PERFORM usage_drop_range(droppable.range_start, droppable.range_end);
+        dropped_count := dropped_count + proof.row_count;
+    END LOOP;
+
+    since := date_trunc('day', least(now(), bounds.folded_until) - bounds.retention, 'UTC');
+    IF isfinite(since) AND since > bounds.retained_since THEN
+        PERFORM pg_advisory_xact_lock(hashtext('usage_bounds'), 'usage_bounds'::regclass::oid::integer);
+        UPDATE usage_bounds SET retained_since = since;
+    END IF;
+    RETURN dropped_count;
+END
+$$;
+
+-- Whatever calls them need not have the search_path of now.
+DO $$
+DECLARE
+    names constant text := format('pg_catalog, %I, pg_temp', current_schema());
+BEGIN
+    EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_apply_retention() SET search_path = ' || names;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_prove_figures(timestamptz, timestamptz) FROM PUBLIC;
+
+COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
+COMMENT ON FUNCTION usage_prove_figures(timestamptz, timestamptz) IS
+    'Compares figures with the rows between two UTC midnights; returns the rows and how many figures differ';
+COMMENT ON FUNCTION usage_apply_retention() IS
+    'Drops usage events before retained_since whose figures are proven, then moves that limit on; returns rows dropped';

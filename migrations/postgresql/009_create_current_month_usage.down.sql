@@ -1,1 +1,0 @@
-DROP FUNCTION IF EXISTS get_current_month_usage(uuid);

@@ -1,2 +1,0 @@
--- Nothing to schedule: PostgreSQL alone runs no jobs, the aggregates are views, and partitions are made by
--- usage_ensure_partitions. The file is here so that a number means the same thing in both profiles.

@@ -1,2 +1,0 @@
-DROP FUNCTION IF EXISTS usage_apply_retention();
-DROP TABLE IF EXISTS usage_retention_drops;

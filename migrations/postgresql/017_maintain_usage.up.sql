@@ -1,0 +1,46 @@
+-- Everything that must be done now and then, in one transaction. Called hourly by whoever is there to do it, any number of
+-- them: who comes second does nothing. Returns what it did, and whether calling it again at once would do more.
+CREATE OR REPLACE FUNCTION usage_maintain(OUT ledger_rows_saved bigint, OUT events_folded bigint, OUT rows_dropped bigint,
+                                          OUT partitions_made bigint, OUT is_more_due boolean)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    former_limit timestamptz;
+BEGIN
+    ledger_rows_saved := 0; events_folded := 0; rows_dropped := 0; partitions_made := 0; is_more_due := false;
+    IF NOT pg_try_advisory_xact_lock(hashtext('usage_maintain'), 'usage_bounds'::regclass::oid::integer) THEN
+        RETURN;
+    END IF;
+    SELECT bounds.retained_since INTO former_limit FROM usage_bounds AS bounds;
+    ledger_rows_saved := usage_fold_ledger();
+    events_folded := usage_fold();
+    partitions_made := usage_ensure_partitions((now() AT TIME ZONE 'UTC')::date, (now() AT TIME ZONE 'UTC')::date + 14);
+    rows_dropped := usage_apply_retention();
+    -- Last, since writers wait from here to the end. Of a topic that has been silent for a day everything is folded, so that its
+    -- months can be closed.
+    is_more_due := usage_begin_fold(now() - INTERVAL '1 day')
+                   OR EXISTS (SELECT FROM usage_bounds AS bounds WHERE bounds.retained_since > former_limit
+                                                                    OR bounds.folding_until > bounds.folded_until);
+END
+$$;
+REVOKE EXECUTE ON FUNCTION usage_maintain() FROM PUBLIC;
+
+-- Whatever calls it need not have the search_path of now.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION usage_maintain() SET search_path = pg_catalog, %I, pg_temp', current_schema());
+END
+$$;
+
+-- Nothing here runs by itself: `usage-processor run` does it if it is given the owner's MAINTENANCE_DATABASE_URL, `usage-processor
+-- maintain` under a timer, or pg_cron where this database has it.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron') THEN
+        PERFORM cron.schedule('usage-maintain', '7 * * * *', format('SELECT %I.usage_maintain()', current_schema()));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION usage_maintain() IS
+    'Folds what is due, makes partitions ahead and applies retention; returns what it did; call it every hour';
