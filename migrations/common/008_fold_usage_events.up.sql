@@ -44,7 +44,10 @@ BEGIN
     END IF;
     reached := bounds.folded_until;
     IF NOT isfinite(reached) THEN
-        SELECT coalesce(min(time), due) INTO reached FROM usage_events;
+        SELECT min(time) INTO reached FROM usage_events;
+        IF reached IS NULL THEN
+            RETURN false; -- The first events, however old, are none too late.
+        END IF;
     END IF;
     reached := least(due, reached + bounds.fold_step);
     BEGIN

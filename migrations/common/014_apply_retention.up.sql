@@ -7,9 +7,9 @@ CREATE TABLE IF NOT EXISTS usage_retention_drops (
 );
 
 -- Compares the figures between two UTC midnights with the rows: hours, endpoints and days, every column. Returns how many
--- rows there are, and how many figures differ.
-CREATE OR REPLACE FUNCTION usage_prove_figures(range_start timestamptz, range_end timestamptz,
-                                               OUT row_count bigint, OUT difference_count bigint)
+-- rows there are, how many late increments are still to be folded, and how many figures differ.
+CREATE OR REPLACE FUNCTION usage_prove_figures(range_start timestamptz, range_end timestamptz, OUT row_count bigint,
+                                               OUT unfolded_count bigint, OUT difference_count bigint)
 LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -46,6 +46,7 @@ BEGIN
             SELECT * FROM usage_daily_figures WHERE bucket >= %1$L AND bucket < %2$L
         )
         SELECT (SELECT coalesce(sum(requests), 0) FROM cells),
+               (SELECT count(*) FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L),
                (SELECT count(*) FROM hours AS r FULL JOIN hourly_figures AS f USING (bucket, organization_id, api_key_id)
                  WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
                        IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
@@ -62,50 +63,84 @@ BEGIN
                        IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
                                              f.success_count, f.client_error_count, f.error_count))
         $prove$, range_start, range_end)
-    INTO row_count, difference_count;
+    INTO row_count, unfolded_count, difference_count;
 END
 $$;
 
--- Drops the rows of each range before retained_since whose figures are proven, and keeps with a warning what is not. Then
--- moves that limit on to the UTC day that `retention` before the last folded event lies in; the next call drops up to
--- it, when every writer knows. Returns how many rows it dropped.
+-- Drops the rows of each range before retained_since whose figures are proven, and keeps with a warning what is not. No
+-- writer can add to such a range, and no fold changes it once its late events are in. Returns how many rows it dropped.
+CREATE OR REPLACE FUNCTION usage_drop_expired()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    droppable     record;
+    proof         record;
+    is_dropped    boolean;
+    dropped_count bigint := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('usage_drop_expired'), 'usage_bounds'::regclass::oid::integer) THEN
+        RETURN 0;
+    END IF;
+    FOR droppable IN SELECT * FROM usage_ranges_before((SELECT retained_since FROM usage_bounds)) LOOP
+        SELECT * INTO proof FROM usage_prove_figures(droppable.range_start, droppable.range_end);
+        is_dropped := EXISTS (SELECT FROM usage_retention_drops
+                               WHERE event_day >= (droppable.range_start AT TIME ZONE 'UTC')::date
+                                 AND event_day < (droppable.range_end AT TIME ZONE 'UTC')::date);
+        IF proof.unfolded_count > 0 THEN
+            CONTINUE; -- The next fold adds them.
+        ELSIF proof.difference_count > 0 AND NOT (proof.row_count = 0 AND is_dropped) THEN
+            RAISE WARNING 'events of % are kept beyond their time: % figures differ from the % rows that they were made of',
+                (droppable.range_start AT TIME ZONE 'UTC')::date, proof.difference_count, proof.row_count;
+            CONTINUE;
+        END IF;
+        BEGIN
+            EXECUTE format('INSERT INTO usage_retention_drops (event_day, rows_dropped) '
+                           'SELECT (time AT TIME ZONE ''UTC'')::date, count(*) FROM usage_events '
+                           'WHERE time >= %L AND time < %L GROUP BY 1', droppable.range_start, droppable.range_end);
+            PERFORM usage_drop_range(droppable.range_start, droppable.range_end);
+            dropped_count := dropped_count + proof.row_count;
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE WARNING 'events of % could not be dropped: somebody has been reading usage_events for too long',
+                (droppable.range_start AT TIME ZONE 'UTC')::date;
+        END;
+    END LOOP;
+    RETURN dropped_count;
+END
+$$;
+
+-- Moves retained_since on to the UTC day that `retention` before the last folded event lies in: events before it are refused
+-- from then on, and what is there can be dropped by the next transaction, when every writer knows. Returns whether it moved.
+CREATE OR REPLACE FUNCTION usage_advance_retention()
+RETURNS boolean
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    bounds usage_bounds;
+    since  timestamptz;
+BEGIN
+    SELECT * INTO STRICT bounds FROM usage_bounds;
+    since := date_trunc('day', least(now(), bounds.folded_until) - bounds.retention, 'UTC');
+    IF NOT isfinite(since) OR since <= bounds.retained_since THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('usage_bounds'), 'usage_bounds'::regclass::oid::integer);
+    UPDATE usage_bounds SET retained_since = since WHERE retained_since < since;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false; -- A writer is stuck. Nobody else should be for its sake: another time.
+END
+$$;
+
+-- Both, for a person: drops what the last call has let go of. Returns how many rows it dropped.
 CREATE OR REPLACE FUNCTION usage_apply_retention()
 RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    bounds        usage_bounds;
-    droppable     record;
-    proof         record;
-    is_dropped    boolean;
-    dropped_count bigint := 0;
-    since         timestamptz;
+    dropped_count constant bigint := usage_drop_expired();
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
-    PERFORM usage_fold();
-    SELECT * INTO STRICT bounds FROM usage_bounds;
-    FOR droppable IN SELECT * FROM usage_ranges_before(bounds.retained_since) LOOP
-        SELECT * INTO proof FROM usage_prove_figures(droppable.range_start, droppable.range_end);
-        is_dropped := EXISTS (SELECT FROM usage_retention_drops
-                               WHERE event_day >= (droppable.range_start AT TIME ZONE 'UTC')::date
-                                 AND event_day < (droppable.range_end AT TIME ZONE 'UTC')::date);
-        IF proof.difference_count > 0 AND NOT (proof.row_count = 0 AND is_dropped) THEN
-            RAISE WARNING 'events of % are kept beyond their time: % figures differ from the % rows that they were made of',
-                (droppable.range_start AT TIME ZONE 'UTC')::date, proof.difference_count, proof.row_count;
-            CONTINUE;
-        END IF;
-        EXECUTE format('INSERT INTO usage_retention_drops (event_day, rows_dropped) '
-                       'SELECT (time AT TIME ZONE ''UTC'')::date, count(*) FROM usage_events '
-                       'WHERE time >= %L AND time < %L GROUP BY 1', droppable.range_start, droppable.range_end);
-        PERFORM usage_drop_range(droppable.range_start, droppable.range_end);
-        dropped_count := dropped_count + proof.row_count;
-    END LOOP;
-
-    since := date_trunc('day', least(now(), bounds.folded_until) - bounds.retention, 'UTC');
-    IF isfinite(since) AND since > bounds.retained_since THEN
-        PERFORM pg_advisory_xact_lock(hashtext('usage_bounds'), 'usage_bounds'::regclass::oid::integer);
-        UPDATE usage_bounds SET retained_since = since;
-    END IF;
+    PERFORM usage_advance_retention();
     RETURN dropped_count;
 END
 $$;
@@ -116,13 +151,20 @@ DECLARE
     names constant text := format('pg_catalog, %I, pg_temp', current_schema());
 BEGIN
     EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) SET search_path = ' || names;
+    -- Others wait behind whoever waits for a lock: not for long.
+    EXECUTE 'ALTER FUNCTION usage_drop_expired() SET lock_timeout = 2000 SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_advance_retention() SET lock_timeout = 500 SET search_path = ' || names;
     EXECUTE 'ALTER FUNCTION usage_apply_retention() SET search_path = ' || names;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_prove_figures(timestamptz, timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_advance_retention(), usage_drop_expired(),
+    usage_prove_figures(timestamptz, timestamptz) FROM PUBLIC;
 
 COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
 COMMENT ON FUNCTION usage_prove_figures(timestamptz, timestamptz) IS
-    'Compares figures with the rows between two UTC midnights; returns the rows and how many figures differ';
+    'Compares figures with the rows between two UTC midnights; returns rows, late increments, and how many figures differ';
+COMMENT ON FUNCTION usage_drop_expired() IS
+    'Drops usage events before retained_since whose figures are proven; returns how many rows it dropped';
+COMMENT ON FUNCTION usage_advance_retention() IS 'Moves retained_since on as events are folded; returns whether it moved';
 COMMENT ON FUNCTION usage_apply_retention() IS
     'Drops usage events before retained_since whose figures are proven, then moves that limit on; returns rows dropped';

@@ -5,21 +5,20 @@ CREATE OR REPLACE FUNCTION usage_maintain(OUT ledger_rows_saved bigint, OUT even
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    former_limit timestamptz;
+    has_moved boolean;
 BEGIN
     ledger_rows_saved := 0; events_folded := 0; rows_dropped := 0; partitions_made := 0; is_more_due := false;
     IF NOT pg_try_advisory_xact_lock(hashtext('usage_maintain'), 'usage_bounds'::regclass::oid::integer) THEN
         RETURN;
     END IF;
-    SELECT bounds.retained_since INTO former_limit FROM usage_bounds AS bounds;
+    -- What takes long first: from a fold on no other can run, and from a moved bound on writers wait until the end.
+    rows_dropped := usage_drop_expired();
     ledger_rows_saved := usage_fold_ledger();
     events_folded := usage_fold();
-    rows_dropped := usage_apply_retention();
-    -- Last, since writers wait from here to the end. Of a topic that has been silent for a day everything is folded, so that its
-    -- months can be closed.
-    is_more_due := usage_begin_fold(now() - INTERVAL '1 day')
-                   OR EXISTS (SELECT FROM usage_bounds AS bounds WHERE bounds.retained_since > former_limit
-                                                                    OR bounds.folding_until > bounds.folded_until);
+    has_moved := usage_advance_retention();
+    -- Of a topic that has been silent for a day everything is folded, so that its months can be closed.
+    is_more_due := usage_begin_fold(now() - INTERVAL '1 day') OR has_moved
+                   OR (SELECT folding_until > folded_until FROM usage_bounds);
 END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_maintain() FROM PUBLIC;
