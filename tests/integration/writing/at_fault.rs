@@ -97,6 +97,7 @@ fn a_lost_privilege_is_waited_for() {
         case.execute(&format!(
             "CREATE ROLE {role} LOGIN PASSWORD 'writer';
              GRANT SELECT, INSERT ON usage_events, usage_dead_letters TO {role};
+             GRANT SELECT ON usage_bounds TO {role};
              GRANT SELECT, INSERT ON usage_ledger, usage_ledger_starts, usage_ledger_days TO {role}"
         ));
         let (_, address) =
