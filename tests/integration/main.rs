@@ -12,7 +12,7 @@
     reason = "a helper that fails must fail its test, and clippy exempts only the test functions themselves"
 )]
 
-mod aggregates;
+mod cases;
 mod corpus;
 mod database;
 mod harness;

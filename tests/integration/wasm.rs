@@ -1,14 +1,19 @@
-//! The real encoder's bytes on a real TimescaleDB, in every run: the extension compiled to
-//! WebAssembly, inside Node (tests/wasm). Events are written as JSON, go through the decoder and
-//! the encoder, and what must be in the database is computed from the events alone.
+//! The cases of `cases.rs`, and the real encoder's bytes, on a real TimescaleDB in every run: the extension
+//! compiled to WebAssembly, inside Node (tests/wasm). Events are written as JSON, go through the
+//! decoder and the encoder, and what must be in the database is computed from the events alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use usage_processor::copy_tuple::{COLUMNS, CopyStream, append_tuple};
 use usage_processor::decode::json::JsonDecoder;
+use usage_processor::migrations::Profile;
+
+use crate::cases::{Answer, Case, assert_all_reported, cases, helpers, wrong_case};
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 
@@ -22,6 +27,75 @@ struct Event {
     response_time_ms: i64,
     billable: bool,
     weight: i64,
+}
+
+/// The files to migrate with, in order.
+fn migrations() -> Vec<String> {
+    let mut files: Vec<_> = ["common", "timescaledb"]
+        .iter()
+        .flat_map(|folder| {
+            fs::read_dir(format!("{}/migrations/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+        })
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(".up.sql"))
+        .collect();
+    files.sort_by_key(|path| path.file_name().unwrap().to_owned());
+    files.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+}
+
+/// What each statement of each case answers in a fresh database, the helpers' first.
+fn answers(cases: &[Case]) -> Vec<Vec<Answer>> {
+    let helpers = helpers();
+    let statements = |case: &Case| {
+        let all = helpers.statements.iter().chain(&case.statements);
+        all.map(|statement| statement.sql.clone()).collect::<Vec<_>>()
+    };
+    let input =
+        json!({"migrations": migrations(), "cases": cases.iter().map(statements).collect::<Vec<_>>()});
+    let mut node = Command::new("node")
+        .arg("cases.mjs")
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wasm"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node runs (`make test` installs it)");
+    node.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+    let output = node.wait_with_output().unwrap();
+    assert!(output.status.success(), "node failed");
+    let answer = |value: &Value| match value["rows"].as_array() {
+        Some(rows) => Answer::Rows(rows.iter().map(|row| row.as_str().unwrap().to_owned()).collect()),
+        None => Answer::Error(text(&value["error"]), text(&value["message"])),
+    };
+    let answered: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let answered = answered.as_array().unwrap().iter();
+    answered.map(|answers| answers.as_array().unwrap().iter().map(answer).collect()).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+/// What does not hold.
+fn run(cases: &[Case]) -> String {
+    let helpers = helpers();
+    let mut report = String::new();
+    for (case, answers) in cases.iter().zip(answers(cases)) {
+        let (prepared, answers) = answers.split_at(helpers.statements.len());
+        report += &helpers.mismatches("TimescaleDB in WebAssembly", prepared);
+        report += &case.mismatches("TimescaleDB in WebAssembly", answers);
+    }
+    report
+}
+
+#[test]
+fn every_case_holds_in_timescaledb() {
+    let report = run(&cases(Profile::TimescaleDb));
+    assert!(report.is_empty(), "\n{report}");
+}
+
+#[test]
+fn a_wrong_expectation_is_reported_with_its_line() {
+    assert_all_reported(&run(&[wrong_case()]));
 }
 
 /// A few hundred events of the last 60 days, from a fixed recurrence, with the texts and numbers at
@@ -155,8 +229,8 @@ fn the_encoders_bytes_become_rows_and_figures_in_timescaledb() {
     });
     let directory = tempfile::tempdir().unwrap();
     let [copy_file, expected_file] = ["events.copy", "expected.json"].map(|name| directory.path().join(name));
-    std::fs::write(&copy_file, copy_stream(&events)).unwrap();
-    std::fs::write(&expected_file, expected.to_string()).unwrap();
+    fs::write(&copy_file, copy_stream(&events)).unwrap();
+    fs::write(&expected_file, expected.to_string()).unwrap();
 
     let output = Command::new("node")
         .args(["--test", "timescaledb.test.mjs"])

@@ -16,8 +16,8 @@
 //     "monthly": [{ ... as daily }]
 //   }
 //
-// Lists may come in any order. Times must lie within the last 88 days, or the refresh policies leave them to the
-// real-time views. Without the two variables a small stream made by sample.mjs is loaded.
+// Lists may come in any order. Without the two variables a small stream made by sample.mjs is loaded. What the figures do
+// beyond that is shown by the cases (cases.mjs).
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
@@ -26,12 +26,12 @@ import { PGlite } from '@electric-sql/pglite';
 import { timescaledb } from '@electric-sql/pglite/timescaledb';
 import { sample } from './sample.mjs';
 
-const MIGRATIONS = new URL('../../migrations/timescaledb/', import.meta.url);
+const MIGRATIONS = ['common', 'timescaledb'].map((folder) => new URL(`../../migrations/${folder}/`, import.meta.url));
 const ROW_COLUMNS = ['time_us', 'request_id', 'organization_id', 'api_key_id', 'endpoint', 'method', 'status_code',
   'response_time_ms', 'billable', 'weight'];
 const SUMS = ['total_requests', 'billable_requests', 'billable_units', 'response_time_ms_sum', 'success_count',
   'client_error_count', 'error_count'];
-const AGGREGATES = {
+const LEVELS = {
   hourly: ['bucket', 'organization_id', 'api_key_id', ...SUMS, 'unique_endpoints'],
   daily: ['bucket', 'organization_id', ...SUMS, 'unique_api_keys'],
   monthly: ['bucket', 'organization_id', ...SUMS, 'unique_api_keys'],
@@ -69,61 +69,21 @@ test('the same stream again is refused by the unique key', async () => {
   await assert.rejects(copy(), { code: '23505' });
 });
 
-test('the aggregates equal the expected figures in real time', () => assertAggregates());
+test('the figures equal the expected ones before they are folded', () => assertFigures());
 
-test('the aggregates equal the expected figures once the policies ran', async () => {
-  await runJobs('policy_refresh_continuous_aggregate');
-  await assertAggregates();
+test('the figures equal the expected ones when all is announced, and when all is folded', async () => {
+  await db.exec(`UPDATE usage_bounds SET fold_step = INTERVAL '1000 years'; SELECT usage_begin_fold('infinity')`);
+  await assertFigures();
+  assert.deepEqual(await select('SELECT usage_fold() AS events'), [{ events: expected.rows.length }]);
+  assert.deepEqual(await select('SELECT count(*) FROM usage_unfolded'), [{ count: 0 }]);
+  await assertFigures();
 });
 
-test('the aggregates equal the expected figures with every closed bucket materialized', async () => {
-  await refreshAll();
-  await assertAggregates();
-});
-
-test('the current month is one row, zeros for nothing, and includes the current hour', async () => {
-  const organization = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-  const usage = () => select('SELECT * FROM get_current_month_usage($1)', [organization]);
-  assert.deepEqual(await usage(), [{ total_requests: 0, billable_units: 0, avg_response_time_ms: '0' }]);
-  await insertDaysAgo(0, 'now', organization);
-  const [{ total_requests, billable_units, avg_response_time_ms }] = await usage();
-  assert.deepEqual([total_requests, billable_units, Number(avg_response_time_ms)], [1, 1, 1]);
-});
-
-test('a late event in a compressed chunk is billed, its copy is refused', async () => {
-  await db.exec('TRUNCATE usage_events');
-  await insertDaysAgo(10, 'compressed');
-  await refreshAll();
-  await runJobs('policy_compression');
-  const [{ count }] = await select(`SELECT count(*) FROM timescaledb_information.chunks
-                                    WHERE hypertable_name = 'usage_events' AND is_compressed`);
-  assert.equal(count, 1);
-  const again = `INSERT INTO usage_events SELECT * FROM usage_events WHERE request_id = 'compressed'`;
-  await assert.rejects(db.exec(again), { code: '23505' });
-  await insertDaysAgo(10, 'late');
-  await runJobs('policy_refresh_continuous_aggregate');
-  assert.deepEqual(await billed(), [2, 2, 2]);
-});
-
-test('retention and late events never erase what was billed', async () => {
-  await db.exec('TRUNCATE usage_events');
-  await refreshAll();
-  for (const [index, days] of [200, 120, 100, 100, 95, 92, 88, 60, 30, 2].entries()) {
-    await insertDaysAgo(days, `history ${index}`);
-  }
-  await refreshAll();
-  assert.deepEqual(await billed(), [10, 10, 10]);
-
-  await runJobs('usage_apply_retention_job');
-  const [{ count }] = await select('SELECT count(*) FROM usage_events');
-  assert.equal(count, 4, 'older chunks are dropped');
-  await runJobs('policy_refresh_continuous_aggregate');
-  assert.deepEqual(await billed(), [10, 10, 10], 'history stays');
-
-  // Late, but retained: billed at every level. Too late: it must not replace the two that its hour held.
-  for (const days of [88, 31, 100]) await insertDaysAgo(days, 'late');
-  await runJobs('policy_refresh_continuous_aggregate');
-  assert.deepEqual(await billed(), [12, 12, 12]);
+test('the job that maintains the figures runs', async () => {
+  const jobs = await select(`SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'usage_maintain_job'`);
+  assert.equal(jobs.length, 1);
+  await db.exec(`CALL run_job(${jobs[0].job_id})`);
+  await assertFigures();
 });
 
 function loadInput() {
@@ -134,11 +94,12 @@ function loadInput() {
 }
 
 async function migrate(way) {
-  const files = readdirSync(MIGRATIONS).filter((name) => name.endsWith(`.${way}.sql`)).sort();
+  const found = MIGRATIONS.flatMap((folder) => readdirSync(folder).map((name) => ({ name, folder })));
+  const files = found.filter(({ name }) => name.endsWith(`.${way}.sql`)).sort((a, b) => (a.name < b.name ? -1 : 1));
   assert.ok(files.length > 0);
   if (way === 'down') files.reverse();
-  for (const name of files) {
-    const sql = readFileSync(new URL(name, MIGRATIONS), 'utf8');
+  for (const { name, folder } of files) {
+    const sql = readFileSync(new URL(name, folder), 'utf8');
     await db.transaction((transaction) => transaction.exec(sql)).catch((cause) => {
       throw new Error(`applying ${name}: ${cause.message}`, { cause });
     });
@@ -164,8 +125,8 @@ function copy() {
   return db.query(sql, [], { blob: new Blob([copyBytes]) });
 }
 
-async function assertAggregates() {
-  for (const [level, columns] of Object.entries(AGGREGATES)) {
+async function assertFigures() {
+  for (const [level, columns] of Object.entries(LEVELS)) {
     const rows = await select(`
       SELECT *, to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket,
              abs(avg_response_time_ms - response_time_ms_sum::numeric / total_requests) < 0.000001 AS is_mean
@@ -178,40 +139,6 @@ async function assertAggregates() {
 /** The named columns of each row as an array, in an order that does not depend on where the rows came from. */
 function sorted(rows, columns) {
   return rows.map((row) => JSON.stringify(columns.map((column) => row[column]))).sort();
-}
-
-async function runJobs(procedure) {
-  const jobs = await select(
-    'SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = $1 ORDER BY job_id', [procedure]);
-  assert.ok(jobs.length > 0, `no job runs ${procedure}`);
-  for (const { job_id } of jobs) await db.exec(`CALL run_job(${job_id})`);
-}
-
-/**
- * By hand and over all that is past, which no policy of ours does: only safe while nothing has been dropped. Not
- * beyond now: a bucket that is materialized before it is over stays as it was then until it is over.
- */
-async function refreshAll() {
-  for (const level of Object.keys(AGGREGATES)) {
-    await db.exec(`CALL refresh_continuous_aggregate('usage_${level}', NULL, now())`);
-  }
-}
-
-async function insertDaysAgo(days, requestId, organization = '00000000-0000-0000-0000-00000000000a') {
-  await db.query(
-    `INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method, status_code,
-                               response_time_ms)
-     VALUES (now() - $1 * interval '1 day', $2, $3, '00000000-0000-0000-0000-000000000001', '/', 'GET', 200, 1)`,
-    [days, requestId, organization]);
-}
-
-async function billed() {
-  const figures = [];
-  for (const level of Object.keys(AGGREGATES)) {
-    const [{ units }] = await select(`SELECT sum(billable_units)::bigint AS units FROM usage_${level}`);
-    figures.push(units);
-  }
-  return figures;
 }
 
 async function select(sql, parameters = []) {
