@@ -102,4 +102,7 @@ END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_fold_ledger() FROM PUBLIC;
 
+COMMENT ON TABLE usage_ledger IS 'What became of every message, by spans of offsets';
+COMMENT ON TABLE usage_ledger_starts IS 'Every deliberate beginning of reading a partition';
+COMMENT ON TABLE usage_ledger_days IS 'Rows written to usage_events, by UTC day of the event';
 COMMENT ON FUNCTION usage_fold_ledger() IS 'Merges rows of the ledger that can be one; returns how many rows that saved';

@@ -46,3 +46,4 @@ SELECT add_compression_policy('usage_events', compress_after => INTERVAL '7 days
 
 COMMENT ON FUNCTION usage_maintain() IS
     'Folds what is due and applies retention; returns what it did; a job calls it every hour';
+COMMENT ON PROCEDURE usage_maintain_job(integer, jsonb) IS 'The job that calls usage_maintain()';
