@@ -35,12 +35,14 @@ BEGIN
 END
 $$;
 
--- Announces a bound, in one step.
+-- Announces a bound: a step as long as that.
 CREATE PROCEDURE announce(bound timestamptz)
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    UPDATE usage_bounds SET fold_step = INTERVAL '1000 years';
+    UPDATE usage_bounds
+       SET fold_step = make_interval(secs => extract(epoch FROM bound - CASE WHEN isfinite(folded_until) THEN folded_until
+                                                                             ELSE (SELECT min(time) FROM usage_events) END));
     PERFORM usage_begin_fold(bound);
     IF (SELECT folding_until FROM usage_bounds) <> bound THEN
         RAISE EXCEPTION 'the bound announced is %', (SELECT folding_until FROM usage_bounds);

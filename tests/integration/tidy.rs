@@ -104,8 +104,8 @@ fn the_generator_shares_nothing_with_the_pipeline() {
 
 #[test]
 fn both_profiles_have_the_same_migrations_each_with_its_way_back() {
-    let names = |profile: &str| {
-        let folder = root().join("migrations").join(profile);
+    let names = |folder: &str| {
+        let folder = root().join("migrations").join(folder);
         let mut names: Vec<_> = fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -113,9 +113,16 @@ fn both_profiles_have_the_same_migrations_each_with_its_way_back() {
         names.sort();
         names
     };
-    let timescaledb = names("timescaledb");
+    let (common, timescaledb) = (names("common"), names("timescaledb"));
     assert_eq!(timescaledb, names("postgresql"));
-    for up in timescaledb.iter().filter_map(|name| name.strip_suffix(".up.sql")) {
-        assert!(timescaledb.contains(&format!("{up}.down.sql")), "{up} has no way back");
+    let both: Vec<_> = common.iter().filter(|name| timescaledb.contains(name)).cloned().collect();
+    assert_none("migrations that are in common and not", &both);
+    for name in common.iter().chain(&timescaledb) {
+        let up = name.strip_suffix(".down.sql").map(|stem| format!("{stem}.up.sql"));
+        let other = up.unwrap_or_else(|| name.replace(".up.sql", ".down.sql"));
+        assert!(
+            other != *name && (common.contains(&other) || timescaledb.contains(&other)),
+            "{name} is alone"
+        );
     }
 }
