@@ -37,7 +37,7 @@ BEGIN
     SELECT min(low_time) FILTER (WHERE older > total * 0.05), greatest(max(newest_time), bounds.newest_time)
       INTO due, newest FROM ranked;
     -- What claims to lie in the future may wait there.
-    due := greatest(least(coalesce(due, newest), now()), idle_until, bounds.due_until);
+    due := greatest(least(greatest(coalesce(due, newest), idle_until), now()), bounds.due_until);
     UPDATE usage_bounds SET due_until = due, newest_time = newest WHERE (due_until, newest_time) <> (due, newest);
     IF due <= bounds.folded_until THEN
         RETURN false;
@@ -76,6 +76,11 @@ DECLARE
     bounds      usage_bounds;
     event_count bigint;
 BEGIN
+    -- A snapshot from before the lock would not show what was folded, or which month was closed, until it was granted.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'usage events must be folded in a READ COMMITTED transaction, not %',
+            current_setting('transaction_isolation') USING ERRCODE = 'feature_not_supported';
+    END IF;
     IF NOT pg_try_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer) THEN
         RETURN 0;
     END IF;
@@ -168,8 +173,9 @@ BEGIN
 END
 $$;
 
--- Computes the figures of a UTC day anew from its rows, after rows were changed by hand. Refuses a day whose rows may be
--- gone. The difference to a closed month is an adjustment. Returns the day's events before folded_until.
+-- Computes the figures of a UTC day anew from its rows, after rows or figures were changed by hand. Refuses a day whose rows
+-- may be gone: before retained_since only what retention has kept, since its figures are not proven, can be mended. The
+-- difference to a closed month is an adjustment. Returns the day's events before folded_until.
 CREATE OR REPLACE FUNCTION usage_rebuild_day(day date)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -180,9 +186,14 @@ DECLARE
     day_end     constant timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
     event_count bigint;
 BEGIN
+    -- Nobody drops the day's rows between the question whether they are there and their use.
+    PERFORM pg_advisory_xact_lock(hashtext('usage_drop_expired'), 'usage_bounds'::regclass::oid::integer);
     PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
     SELECT * INTO STRICT bounds FROM usage_bounds;
-    IF day_start < bounds.retained_since THEN
+    IF day_start < bounds.retained_since
+       AND (NOT EXISTS (SELECT FROM usage_ranges_before(bounds.retained_since)
+                         WHERE range_start <= day_start AND range_end >= day_end)
+            OR EXISTS (SELECT FROM usage_retention_drops WHERE event_day = day)) THEN
         RAISE EXCEPTION 'the figures of % cannot be rebuilt: rows are retained since %', day, bounds.retained_since
             USING ERRCODE = 'UP001', HINT = 'Its figures are all that is left of its events.';
     END IF;

@@ -91,7 +91,8 @@ BEGIN
             CONTINUE; -- The next fold adds them.
         ELSIF proof.difference_count > 0 AND NOT (proof.row_count = 0 AND is_dropped) THEN
             RAISE WARNING 'events of % are kept beyond their time: % figures differ from the % rows that they were made of',
-                (droppable.range_start AT TIME ZONE 'UTC')::date, proof.difference_count, proof.row_count;
+                (droppable.range_start AT TIME ZONE 'UTC')::date, proof.difference_count, proof.row_count
+                USING HINT = 'If the rows are right, usage_rebuild_day() mends the figures, and they can be dropped.';
             CONTINUE;
         END IF;
         BEGIN

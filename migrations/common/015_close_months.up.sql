@@ -27,6 +27,9 @@ BEGIN
     IF extract(day FROM usage_close_month.month) <> 1 THEN
         RAISE EXCEPTION '% is not the first day of a month', usage_close_month.month USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF usage_close_month.month IS NULL OR grace IS NULL OR grace < INTERVAL '0' THEN
+        RAISE EXCEPTION 'a month cannot be closed before it is over' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
     PERFORM usage_fold();
     SELECT * INTO STRICT bounds FROM usage_bounds;
