@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::audit::AuditArgs;
 use crate::commands::dead_letters::DeadLettersArgs;
 use crate::commands::generate::GenerateArgs;
+use crate::commands::maintain::MaintainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::rewind::RewindArgs;
 use crate::migrations::ProfileChoice;
@@ -50,6 +51,13 @@ pub enum Command {
     },
     /// Look at messages that are no valid events, export, replay or delete them.
     DeadLetters(DeadLettersArgs),
+    /// Do what is due in the database: fold events into the figures, make partitions ahead, drop rows
+    /// that are no longer retained. For a timer that calls it every hour.
+    ///
+    /// As the role that owns the tables. `run` does the same when it is given MAINTENANCE_DATABASE_URL.
+    /// Any number of callers may try, and one at a time works. Rows whose figures cannot be proven equal
+    /// are kept, with a warning.
+    Maintain(MaintainArgs),
     /// Check that everything in the database adds up, in one snapshot; exit code 6 when it does not.
     ///
     /// Every message against the ledger, every row against the days written, dead letters, requests
@@ -81,8 +89,9 @@ pub struct DatabaseArgs {
     /// A file that holds DATABASE_URL, such as a systemd credential.
     #[arg(long, env = "DATABASE_URL_FILE", global = true, help_heading = "Database")]
     pub database_url_file: Option<PathBuf>,
-    /// The same database as a role that owns the tables: for `migrate`, `run --migrate`,
-    /// `audit`, and `dead-letters replay` and `purge` [default: DATABASE_URL].
+    /// The same database as a role that owns the tables: for `migrate`, `run --migrate`, `maintain`,
+    /// `audit`, and `dead-letters replay` and `purge` [default: DATABASE_URL]. `run` maintains the
+    /// database too, once an hour, when this is given.
     #[arg(
         long,
         env = "MAINTENANCE_DATABASE_URL",

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use judge::Judge;
-use secrets::kafka_options_text;
 pub use secrets::{database_config, maintenance_config};
+use secrets::{kafka_options_text, names_maintenance};
 
 use crate::cli::{EventArgs, KafkaArgs, PipelineArgs};
 use crate::decode::write_batch::BatchLimits;
@@ -38,6 +38,8 @@ pub struct Config {
     pub database: postgres::Config,
     /// MAINTENANCE_DATABASE_URL, or the same.
     pub maintenance: postgres::Config,
+    /// Whether `run` maintains the database: MAINTENANCE_DATABASE_URL is given.
+    pub maintains: bool,
     /// STATEMENT_TIMEOUT and LOCK_TIMEOUT.
     pub server_timeouts: ServerTimeouts,
     /// DB_MAX_CONNECTIONS.
@@ -124,6 +126,7 @@ impl Config {
             },
             database: judge.database(database_config(&args.database)),
             maintenance: judge.database(maintenance_config(&args.database)),
+            maintains: names_maintenance(&args.database),
             server_timeouts: ServerTimeouts {
                 statement: judge.duration("STATEMENT_TIMEOUT", &args.statement_timeout, SECOND..=HOUR),
                 lock: judge.duration("LOCK_TIMEOUT", &args.lock_timeout, SECOND / 10..=HOUR),

@@ -27,6 +27,7 @@ pub mod write;
 pub mod commit;
 pub mod ledger;
 pub mod folder;
+pub mod maintenance;
 
 pub mod shutdown;
 pub mod stage;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use usage_processor::cli::{Cli, Command};
 use usage_processor::commands::{
-    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, migrate, rewind, run,
+    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, maintain, migrate, rewind, run,
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
@@ -33,6 +33,7 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
             Ok(migrate::run(args, &mut connect::connect(&config)?)?)
         }
         Command::DeadLetters(args) => Ok(dead_letters::run(args)?),
+        Command::Maintain(args) => Ok(maintain::run(args)?),
         Command::Audit(args) => Ok(audit::run(args)?),
         Command::Rewind(args) => Ok(rewind::run(args)?),
         Command::Generate(args) => Ok(generate::run(args)?),

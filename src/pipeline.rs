@@ -3,10 +3,11 @@
 //! Waiting is one-way: the poller waits for decoders, decoders for writers, writers for the
 //! committer, the committer for no stage. That is the proof that nothing deadlocks.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rand::rand_core::OsError;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::BaseConsumer;
@@ -26,6 +27,7 @@ use crate::folder;
 use crate::latency::{Latency, Percentiles};
 use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::ledger::{Ledger, session_config};
+use crate::maintenance;
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
 use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
@@ -130,8 +132,7 @@ pub fn run(
     };
     let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up.clone())
         .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
-    folder::spawn(session_config(&config.database, "usage-processor folder"), hang_up)
-        .map_err(|source| StageError::Spawn { stage: "folder".to_owned(), source })?;
+    spawn_housekeepers(config, hang_up)?;
     stages.spawn("poller", move || {
         let _until_the_end = is_polling;
         poller.run()
@@ -155,6 +156,20 @@ pub fn run(
     on_report(&last);
     drop(consumer); // Leaves the group.
     Ok(last)
+}
+
+/// The threads that keep the figures short to read and the database small. They end with the poller.
+fn spawn_housekeepers(config: &Config, hang_up: Receiver<Infallible>) -> Result<(), StageError> {
+    let failed = |stage: &str| {
+        let stage = stage.to_owned();
+        move |source| StageError::Spawn { stage, source }
+    };
+    if config.maintains {
+        let maintenance = session_config(&config.maintenance, "usage-processor maintenance");
+        maintenance::spawn(maintenance, hang_up.clone()).map_err(failed("maintenance"))?;
+    }
+    let folder = session_config(&config.database, "usage-processor folder");
+    folder::spawn(folder, hang_up).map_err(failed("folder"))
 }
 
 /// What the database has lost since the bookkeeper's last look.

@@ -77,21 +77,39 @@ pub struct ConnectError {
     source: postgres::Error,
 }
 
-/// Connects once.
+/// Connects once. Notices, such as TimescaleDB's opinion on varchar, ask nothing of whoever reads the log.
 pub fn connect(config: &postgres::Config) -> Result<Client, ConnectError> {
+    connect_with(config, |config| {
+        config.notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
+    })
+}
+
+fn connect_with(
+    config: &postgres::Config,
+    set_up: impl FnOnce(&mut postgres::Config),
+) -> Result<Client, ConnectError> {
     let mut config = config.clone();
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
     config.application_name("usage-processor");
-    // Notices, such as TimescaleDB's opinion on varchar, ask nothing of whoever reads the log.
-    config.notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
+    set_up(&mut config);
     config.connect(NoTls).map_err(|source| ConnectError { target: describe(&config), source })
 }
 
 /// Connects once, and makes sure that the schema is ours.
 pub fn open(config: &postgres::Config) -> Result<(Client, ServerInfo), SetupError> {
     let mut client = connect(config)?;
+    let server = migrations::ensure_current(&mut client)?;
+    Ok((client, server))
+}
+
+/// The same with further settings, such as what to do with notices.
+pub fn open_with(
+    config: &postgres::Config,
+    set_up: impl FnOnce(&mut postgres::Config),
+) -> Result<(Client, ServerInfo), SetupError> {
+    let mut client = connect_with(config, set_up)?;
     let server = migrations::ensure_current(&mut client)?;
     Ok((client, server))
 }

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod dead_letters;
 pub mod demo;
 pub mod generate;
+pub mod maintain;
 pub mod migrate;
 pub mod progress_bar;
 pub mod rewind;
@@ -19,6 +20,7 @@ use crate::commands::audit::AuditCommandError;
 use crate::commands::check_config::CheckConfigError;
 use crate::commands::connect::{ConnectError, SetupError};
 use crate::commands::dead_letters::DeadLettersError;
+use crate::commands::maintain::MaintainError;
 use crate::commands::migrate::MigrateCommandError;
 use crate::commands::rewind::RewindError;
 use crate::commands::run::RunError;
@@ -50,6 +52,11 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     match error.downcast_ref::<AuditCommandError>() {
         Some(AuditCommandError::Inconsistent(_)) => return exit_code::INCONSISTENT,
         Some(AuditCommandError::Setup(error)) => return exit_code_of_setup(error),
+        Some(_) | None => {}
+    }
+    match error.downcast_ref::<MaintainError>() {
+        Some(MaintainError::Setup(error)) => return exit_code_of_setup(error),
+        Some(MaintainError::Refused(_)) => return exit_code::REFUSED,
         Some(_) | None => {}
     }
     match error.downcast_ref::<RewindError>() {

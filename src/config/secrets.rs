@@ -38,6 +38,13 @@ pub fn maintenance_config(args: &DatabaseArgs) -> Result<postgres::Config, Mista
     url.map_or_else(|| database_config(args), |url| parse(VARIABLE, &url))
 }
 
+/// Whether MAINTENANCE_DATABASE_URL is given, as it is or in a file.
+pub(super) fn names_maintenance(args: &DatabaseArgs) -> bool {
+    let url = args.maintenance_database_url.as_deref().unwrap_or_default();
+    let file = args.maintenance_database_url_file.as_deref();
+    !url.trim().is_empty() || file.is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 /// The text of KAFKA_OPTIONS; empty when there are none.
 pub(super) fn kafka_options_text(args: &KafkaArgs) -> Result<String, Mistake> {
     let text = secret(
@@ -157,9 +164,11 @@ mod tests {
     #[test]
     fn maintenance_is_done_where_the_events_are_unless_told_otherwise() {
         let mut args = args(Some(URL), None);
+        assert!(!names_maintenance(&args));
         assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("billing"));
         args.maintenance_database_url = Some("postgresql://owner@db/usage".to_owned());
         assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("owner"));
+        assert!(names_maintenance(&args));
         args.maintenance_database_url = Some("postgresql://owner@db/usage?sslmode=require".to_owned());
         assert_eq!(maintenance_config(&args).unwrap_err().variable, "MAINTENANCE_DATABASE_URL");
     }

@@ -17,6 +17,7 @@ mod corpus;
 mod database;
 mod harness;
 mod ledger;
+mod maintain;
 mod migrations;
 mod partitions;
 mod pipeline;

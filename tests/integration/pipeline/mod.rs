@@ -16,6 +16,7 @@ mod faults;
 mod hostile;
 mod hostile_logs;
 mod flood;
+mod housekeeping;
 mod memory;
 mod pauses;
 mod rebalance;

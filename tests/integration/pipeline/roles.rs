@@ -11,15 +11,15 @@ use crate::support::{Processor, ProcessorBuilder, Record};
 const PASSWORD: &str = "a-writers-password";
 
 /// A role of the server, dropped with what it was granted.
-struct Writer {
+pub(super) struct Writer {
     name: String,
-    url: String,
+    pub(super) url: String,
     owner: Client,
 }
 
 impl Writer {
     /// Granted by the function, in the case's database.
-    fn create(case: &mut Case) -> Self {
+    pub(super) fn create(case: &mut Case) -> Self {
         let (_, rest) =
             case.database.test.url().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         let (_, database) = rest.rsplit_once('/').unwrap();
@@ -37,8 +37,8 @@ impl Writer {
         Self { name, url, owner: case.database.connect() }
     }
 
-    fn run(&self, case: &Case, group: &str) -> ProcessorBuilder {
-        Processor::run().source(&case.topic, group).env("DATABASE_URL", &self.url).arg("--stop-at-end")
+    pub(super) fn run(&self, case: &Case, group: &str) -> ProcessorBuilder {
+        Processor::run().source(&case.topic, group).env("DATABASE_URL", &self.url)
     }
 }
 
@@ -63,7 +63,7 @@ fn a_role_that_owns_nothing_runs_the_whole_pipeline() {
             Record::new(ORGANIZATION, b"{").at(now),
         ]);
         let run = |group: &str| {
-            let mut processor = writer.run(&case, group).spawn();
+            let mut processor = writer.run(&case, group).arg("--stop-at-end").spawn();
             assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0), "{profile}: {:?}", processor.lines());
         };
         run("first");
