@@ -21,7 +21,7 @@ use crate::messages::{EncodedRow, MessageRef, WriteBatch};
 use crate::migrations::Profile;
 use crate::usage_event::{RejectReason, Rejection, TimeLimits, UsageEvent};
 use crate::write::error::WriteError;
-use crate::write::replay::ReplaySession;
+use crate::write::replay::{ReplaySession, ReplayTransaction};
 use crate::write::settlement::{Fate, day_of};
 
 /// Letters in a transaction. Of each payload at most a mebibyte is read, so memory is bounded.
@@ -130,7 +130,7 @@ pub fn replay(
 
         let (batch, letter_idxs) = decode(&mut decoder, &mut attempt.transaction, &mut candidates, rules)?;
         if rules.profile == Profile::PostgreSql {
-            create_partitions(&mut attempt.transaction, &batch)?;
+            create_partitions(&mut attempt, &batch)?;
         }
         let fates = attempt.place(&batch)?;
         let mut written_by_day: BTreeMap<i32, i64> = BTreeMap::new();
@@ -311,10 +311,12 @@ fn moment(micros: i64) -> SystemTime {
     if micros < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }
 
-fn create_partitions(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<(), postgres::Error> {
-    let days: BTreeSet<i32> = batch.rows.iter().map(|row| day_of(row.time_micros)).collect();
+/// None for a day that is no longer retained: its events stay letters.
+fn create_partitions(attempt: &mut ReplayTransaction<'_>, batch: &WriteBatch) -> Result<(), postgres::Error> {
+    let times = batch.rows.iter().map(|row| row.time_micros);
+    let days: BTreeSet<i32> = times.filter(|time| attempt.is_retained(*time)).map(day_of).collect();
     for day in days {
-        transaction.execute(
+        attempt.transaction.execute(
             "SELECT usage_ensure_partitions(day, day) FROM (SELECT DATE '1970-01-01' + $1::int AS day) AS utc",
             &[&day],
         )?;

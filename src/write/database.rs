@@ -191,10 +191,15 @@ impl Database {
         Ok(settlement.outcomes)
     }
 
-    /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's.
+    /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's. None
+    /// that is no longer retained: it may be missing because it was dropped.
     fn create_partitions(&mut self, batch: &WriteBatch) -> Result<(), WriteError> {
-        let days: BTreeSet<i32> = batch.rows.iter().map(|row| day_of(row.time_micros)).collect();
-        self.open_session()?;
+        self.watch.renew();
+        let session = self.open_session()?;
+        session.renew_limit().map_err(WriteError::CreatePartitions)?;
+        let retained_since_micros = session.retained_since_micros;
+        let times = batch.rows.iter().map(|row| row.time_micros);
+        let days: BTreeSet<i32> = times.filter(|time| *time >= retained_since_micros).map(day_of).collect();
         for day in days {
             self.watch.renew();
             let session = self.open_session()?;

@@ -63,6 +63,8 @@ impl ReplaySession {
 
     /// Begins a transaction.
     pub fn begin(&mut self) -> Result<ReplayTransaction<'_>, WriteError> {
+        // A replay may take hours. Should it move between this and the rows, the replay ends with an error.
+        self.session.renew_limit().map_err(WriteError::Begin)?;
         let Session { client, statements, retained_since_micros } = &mut self.session;
         Ok(ReplayTransaction {
             transaction: client.transaction().map_err(WriteError::Begin)?,
@@ -76,6 +78,11 @@ impl ReplaySession {
 }
 
 impl ReplayTransaction<'_> {
+    /// Whether an event of this time, in microseconds since 1970, may still be written.
+    pub fn is_retained(&self, time_micros: i64) -> bool {
+        time_micros >= self.retained_since_micros
+    }
+
     /// Puts the batch's rows beside those that exist; gives what became of each.
     pub fn place(&mut self, batch: &WriteBatch) -> Result<Vec<Fate>, WriteError> {
         if batch.rows.is_empty() {

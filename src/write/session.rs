@@ -156,9 +156,16 @@ impl Session {
         watch.connected(client.cancel_token());
         client.batch_execute(&timeouts.session_settings()).map_err(WriteError::Prepare)?;
         let statements = Statements::prepare(&mut client, watch).map_err(WriteError::Prepare)?;
-        let row = client.query_one(RETAINED_SINCE, &[]).map_err(WriteError::Prepare)?;
-        let retained_since_micros: Option<i64> = row.try_get(0).map_err(WriteError::Prepare)?;
-        Ok(Self { client, statements, retained_since_micros: retained_since_micros.unwrap_or(i64::MIN) })
+        let mut session = Self { client, statements, retained_since_micros: i64::MIN };
+        session.renew_limit().map_err(WriteError::Prepare)?;
+        Ok(session)
+    }
+
+    /// Asks anew since when events are retained.
+    pub(super) fn renew_limit(&mut self) -> Result<(), postgres::Error> {
+        let retained_since_micros: Option<i64> = self.client.query_one(RETAINED_SINCE, &[])?.try_get(0)?;
+        self.retained_since_micros = retained_since_micros.unwrap_or(i64::MIN);
+        Ok(())
     }
 
     /// Ends the sessions of writers that hold locks without working, and logs which.

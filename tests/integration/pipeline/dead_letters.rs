@@ -10,7 +10,11 @@ const DAY_MS: i64 = 86_400_000;
 
 impl Case {
     /// `dead-letters` with these arguments and variables: exit code and lines printed.
-    fn letters(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
+    pub(super) fn letters(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> (Option<i32>, Vec<String>) {
         let mut command = Processor::command("dead-letters").database(&self.database.test);
         for argument in arguments {
             command = command.arg(argument);
@@ -25,7 +29,7 @@ impl Case {
 
     /// The same, to its good end: what it printed, white space squeezed.
     #[track_caller]
-    fn replay(&self, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    pub(super) fn replay(&self, arguments: &[&str], variables: &[(&str, &str)]) -> String {
         let (code, lines) = self.letters(&[&["replay"], arguments].concat(), variables);
         assert_eq!(code, Some(0), "{lines:?}");
         let lines: Vec<_> =

@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letter_topic;
 mod dead_letters;
 mod decisions;
+mod expired;
 mod faults;
 mod hostile;
 mod hostile_logs;
