@@ -8,9 +8,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
 use super::connect::{describe, open};
+use super::run::retention_warning;
 use crate::cli::CheckConfigArgs;
 use crate::config::{Config, ConfigError, core_count, format_duration};
 use crate::error_chain::error_chain;
+use crate::maintenance::Bounds;
 use crate::poll::consumer_config::{DEFAULTS, consumer_config};
 use crate::poll::start_position::OffsetReset;
 
@@ -127,8 +129,16 @@ fn try_kafka(config: &Config) -> Result<String, String> {
 }
 
 fn try_database(config: &Config) -> Result<String, String> {
-    let (_, server) = open(&config.database).map_err(|error| error_chain(&error))?;
-    Ok(server.to_string())
+    let (mut client, server) = open(&config.database).map_err(|error| error_chain(&error))?;
+    let bounds = Bounds::read(&mut client).map_err(|error| error_chain(&error))?;
+    let mut found = format!(
+        "{server}\n  retention: {}, retained since: {}, folded until: {}",
+        bounds.retention, bounds.retained_since, bounds.folded_until
+    );
+    if let Some(warning) = retention_warning(config.time_limits.event_age_max, &bounds) {
+        found += &format!("\n  {warning}");
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

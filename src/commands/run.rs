@@ -9,8 +9,9 @@ use super::connect::{SetupError, describe, prepare_patiently};
 use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
-use crate::config::{Config, core_count};
-use crate::migrations::{self, ProfileChoice};
+use crate::config::{Config, core_count, format_duration};
+use crate::maintenance::Bounds;
+use crate::migrations::{self, MigrateError, ProfileChoice, ServerInfo};
 use crate::pipeline::{self, PipelineError, Report};
 use crate::shutdown::Shutdown;
 
@@ -71,10 +72,32 @@ fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Resu
         }
     }
     log::info!("connecting to {}", describe(&config.database));
-    let server = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, migrations::ensure_current)?;
-    let Some(server) = server else { return Ok(false) };
+    let found = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, look)?;
+    let Some((server, bounds)) = found else { return Ok(false) };
     log::info!("Connected to {server}");
+    if let Some(warning) = retention_warning(config.time_limits.event_age_max, &bounds) {
+        log::warn!("{warning}");
+    }
     Ok(true)
+}
+
+fn look(client: &mut Client) -> Result<(ServerInfo, Bounds), MigrateError> {
+    let server = migrations::ensure_current(client)?;
+    let bounds = Bounds::read(client).map_err(|source| MigrateError::Bounds { source })?;
+    Ok((server, bounds))
+}
+
+/// What is accepted and cannot be kept, if anything.
+pub(super) fn retention_warning(event_age_max: Duration, bounds: &Bounds) -> Option<String> {
+    let retention = Duration::from_secs(u64::try_from(bounds.retention_s).unwrap_or(0));
+    (event_age_max > retention).then(|| {
+        format!(
+            "MAX_EVENT_AGE is {}, and the database retains events for {} (usage_bounds.retention): older ones become dead \
+             letters with the reason expired",
+            format_duration(event_age_max),
+            format_duration(retention)
+        )
+    })
 }
 
 fn stop_at_end(config: &Config, shutdown: &Shutdown) -> Result<Report, RunError> {

@@ -42,6 +42,12 @@ pub enum MigrateError {
         /// The server's or the client's error.
         source: postgres::Error,
     },
+    /// The limits of what is folded and retained are unreadable.
+    #[error("reading the table usage_bounds; a writer's role is granted it by usage_grant_writer()")]
+    Bounds {
+        /// The server's or the client's error.
+        source: postgres::Error,
+    },
     /// A record names a profile that this program does not know.
     #[error(
         "migration {migration} is recorded with the profile {profile:?}, which this program does not know"

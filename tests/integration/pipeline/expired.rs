@@ -6,7 +6,7 @@ use usage_processor::migrations::Profile;
 
 use super::{Case, PATIENCE, event, now_ms};
 use crate::database::profiles;
-use crate::support::{Record, eventually};
+use crate::support::{Processor, Record, eventually};
 
 /// Within MAX_EVENT_AGE=90d.
 const OLD_MS: i64 = 89 * 86_400_000 + 77_760_000;
@@ -138,4 +138,25 @@ fn the_limit_cannot_move_between_the_rows_and_their_commit() {
         assert_eq!(error.code(), Some(&SqlState::from_code("UP001")), "{profile}: {error:?}");
         assert_eq!(case.rows(), 2, "{profile}");
     }
+}
+
+#[test]
+fn accepting_what_cannot_be_kept_is_warned_of_and_not_refused() {
+    let mut case = Case::new(1);
+    case.produce(&[event("a", now_ms())]);
+    let warning = "MAX_EVENT_AGE is 90d, and the database retains events for 30d (usage_bounds.retention)";
+    let check = |case: &Case| {
+        let command = Processor::command("check-config").source(&case.topic, "group");
+        let mut process = command.database(&case.database.test).spawn();
+        assert_eq!(process.wait_exit(PATIENCE).code(), Some(0), "{:?}", process.lines());
+        process
+    };
+    for processor in [case.process_all(), check(&case)] {
+        assert!(!processor.lines().iter().any(|line| line.contains("retains")), "{:?}", processor.lines());
+    }
+    case.database.client.batch_execute("UPDATE usage_bounds SET retention = '30 days'").unwrap();
+    case.process_all().wait_for_line(warning, PATIENCE);
+    let checked = check(&case);
+    checked.wait_for_line(warning, PATIENCE);
+    checked.wait_for_line("retention: 30 days, retained since: -infinity, folded until: ", PATIENCE);
 }
