@@ -14,9 +14,9 @@ SELECT month_of('a');
 SELECT avg_response_time_ms::text FROM get_current_month_usage(id_of('a'));
 -- = 0
 
--- Now: 10 ms, 2 units. The first moment of the month: 11 ms, not billable. The last one of the month before does not count,
+-- In this hour: 10 ms, 2 units. The first moment of the month: 11 ms, not billable. The last one of the month before does not count,
 -- although in Kolkata it lies in this month. 2 requests, 2 units, (10 + 11) / 2 = 10.5 ms.
-CALL add_event(now(), 'a', '1', '/', 200, 10, true, 2);
+CALL add_event(date_trunc('hour', now(), 'UTC'), 'a', '1', '/', 200, 10, true, 2);
 CALL add_event(date_trunc('month', now(), 'UTC'), 'a', '2', '/', 200, 11, false, 4);
 CALL add_event(date_trunc('month', now(), 'UTC') - INTERVAL '1 microsecond', 'a', '1', '/', 200, 999, true, 100);
 SELECT month_of('a');
@@ -24,9 +24,9 @@ SELECT month_of('a');
 SELECT month_of('b');
 -- = 0 bigint 0 bigint 0.0 numeric
 
--- Organization c has two requests now: 200 in 100 ms, 5 units, and 503 in 201 ms, not billable.
-CALL add_event(now(), 'c', '1', '/c', 200, 100, true, 5);
-CALL add_event(now(), 'c', '1', '/c', 503, 201, false, 9);
+-- Organization c has two requests in this hour: 200 in 100 ms, 5 units, and 503 in 201 ms, not billable.
+CALL add_event(date_trunc('hour', now(), 'UTC'), 'c', '1', '/c', 200, 100, true, 5);
+CALL add_event(date_trunc('hour', now(), 'UTC'), 'c', '1', '/c', 503, 201, false, 9);
 CREATE FUNCTION present_of(organization text) RETURNS SETOF text LANGUAGE sql
 AS $$
     SELECT concat_ws(' ', 'hour', total_requests, billable_requests, billable_units, avg_response_time_ms::float, success_count,
@@ -51,13 +51,13 @@ SELECT present_of('c');
 -- = day 2 1 5 150.5 1 0 1 1
 -- = month 2 1 5 150.5 1 0 1 1
 
--- Folded, and so is this very moment: the bound goes a second beyond it. What comes now is late.
-CALL announce(now() + INTERVAL '1 second');
+-- Folded up to now: what comes for this hour's beginning is late.
+CALL announce(now());
 SELECT usage_fold()::text;
 -- = 5
 SELECT month_of('a');
 -- = 2 bigint 2 bigint 10.5 numeric
-CALL add_event(now(), 'c', '2', '/d', 404, 2, true, 1);
+CALL add_event(date_trunc('hour', now(), 'UTC'), 'c', '2', '/d', 404, 2, true, 1);
 SELECT present_of('c');
 -- = hour 2 1 5 150.5 1 0 1 1
 -- = hour 1 1 1 2 0 1 0 1
