@@ -15,6 +15,7 @@
 mod cases;
 mod corpus;
 mod database;
+mod figures;
 mod harness;
 mod ledger;
 mod maintain;
