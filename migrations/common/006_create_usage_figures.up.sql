@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS usage_bounds (
     newest_time    timestamptz NOT NULL DEFAULT '-infinity', -- of all that has arrived; how far they may go once nothing does
     fold_step      interval    NOT NULL DEFAULT '10 minutes' -- most that is folded at once; grows and shrinks to take seconds
                    CHECK (fold_step > INTERVAL '0'),
+    next_floor     timestamptz NOT NULL DEFAULT '-infinity', -- what usage_tail_floor() becomes an hour after
+    next_floor_at  timestamptz NOT NULL DEFAULT '-infinity',
     retained_since timestamptz NOT NULL DEFAULT '-infinity', -- events before it are refused: their rows are dropped, or about to be
     retention      interval    NOT NULL DEFAULT '90 days'    -- how long rows are kept; counted in whole UTC days
                    CHECK (retention >= INTERVAL '1 day'),

@@ -2,7 +2,8 @@
 -- transaction usage_fold() does it. Both may be called by anybody at any time; who comes second does nothing.
 
 -- No chunk older than this is planned for when the tail is read. Each time up to folded_until is right, then and for
--- ever after: so the function may be called immutable although a fold replaces it once a day.
+-- ever after: so the function may be called immutable although a fold replaces it once a day. It takes effect in snapshots
+-- older than that fold, too, where folded_until is what it was: hence an hour later, and usage_check_tail() for what is older.
 CREATE OR REPLACE FUNCTION usage_tail_floor()
 RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -163,11 +164,14 @@ BEGIN
                                 THEN greatest(fold_step / 2, INTERVAL '1 second')
                                 WHEN clock_timestamp() - started_at < INTERVAL '1 second'
                                 THEN least(fold_step * 2, INTERVAL '1 day') ELSE fold_step END;
-        IF usage_tail_floor() < date_trunc('day', bounds.folding_until, 'UTC') THEN
+    END IF;
+    IF bounds.next_floor_at < now() - INTERVAL '1 hour' THEN
+        IF usage_tail_floor() < bounds.next_floor THEN
             EXECUTE format('CREATE OR REPLACE FUNCTION %I.usage_tail_floor() RETURNS timestamptz '
                            'LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $floor$ SELECT %L::timestamptz $floor$',
-                           namespace, date_trunc('day', bounds.folding_until, 'UTC'));
+                           namespace, bounds.next_floor);
         END IF;
+        UPDATE usage_bounds SET next_floor = date_trunc('day', folded_until, 'UTC'), next_floor_at = now();
     END IF;
     RETURN event_count;
 END

@@ -1,5 +1,19 @@
 -- What bills and dashboards read: always all events that are committed, in one snapshot, wherever they are (006).
 
+-- Refuses a snapshot in which not all before the floor is folded: what the planner leaves out would be missing.
+CREATE OR REPLACE FUNCTION usage_check_tail(folded_until timestamptz, tail_floor timestamptz)
+RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF folded_until < tail_floor THEN
+        RAISE EXCEPTION 'this transaction''s snapshot is too old to read usage: events up to % have been folded since', tail_floor
+            USING ERRCODE = 'serialization_failure', HINT = 'Begin the transaction again.';
+    END IF;
+    RETURN true;
+END
+$$;
+
 -- Events that are in no figure yet, as increments of one event or several.
 CREATE OR REPLACE VIEW usage_unfolded AS
 SELECT date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id, endpoint, method,
@@ -16,7 +30,8 @@ UNION ALL
 SELECT bucket, organization_id, api_key_id, endpoint, method, total_requests, billable_requests, billable_units,
        response_time_ms_sum, success_count, client_error_count, error_count
   FROM usage_late_figures
- WHERE counts_from <= (SELECT folded_until FROM usage_bounds);
+ WHERE counts_from <= (SELECT folded_until FROM usage_bounds)
+   AND (SELECT usage_check_tail(folded_until, usage_tail_floor()) FROM usage_bounds); -- Asked also if no row is there.
 
 -- How many distinct values several arrays hold together.
 CREATE OR REPLACE FUNCTION usage_count_distinct(hashes bigint[])
@@ -120,5 +135,7 @@ COMMENT ON VIEW usage_hourly IS 'Usage by UTC hour, organization and api key; up
 COMMENT ON VIEW usage_endpoint_hourly IS 'Usage by UTC hour, organization, endpoint and method; up to the last committed event';
 COMMENT ON VIEW usage_daily IS 'Usage by UTC day and organization; up to the last committed event';
 COMMENT ON VIEW usage_monthly IS 'Usage by UTC month and organization; up to the last committed event';
+COMMENT ON FUNCTION usage_check_tail(timestamptz, timestamptz) IS
+    'Refuses (SQLSTATE 40001) a snapshot that is older than what the planner leaves out';
 COMMENT ON FUNCTION usage_count_distinct(bigint[]) IS 'How many distinct values an array holds';
 COMMENT ON AGGREGATE usage_count_distinct_of(bigint[]) IS 'How many distinct values several arrays hold together';

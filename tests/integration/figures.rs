@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
+use postgres::error::SqlState;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -222,6 +223,55 @@ fn insert(client: &mut impl postgres::GenericClient, time: &str) {
                  '00000000-0000-0000-0000-000000000001', '/', 'GET', 200, 1)"
     );
     client.execute(&sql, &[]).unwrap();
+}
+
+/// A transaction that sees what is there now.
+fn snapshot(client: &mut Client) -> postgres::Transaction<'_> {
+    let mut snapshot =
+        client.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start().unwrap();
+    assert_eq!(sums(&mut snapshot, ROW_SUMS, "usage_events")[0], 5);
+    snapshot
+}
+
+#[test]
+fn a_snapshot_older_than_a_fold_is_answered_exactly_or_not_at_all() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        for days in 0..5 {
+            insert(&mut database.client, &format!("now() - interval '{days} days'"));
+        }
+        let mut clients = [database.connect(), database.connect(), database.connect()];
+        let [mut reader, mut older, mut oldest] = clients.each_mut().map(snapshot);
+        let mut all_views_are_exact = |when: &str| {
+            for view in VIEWS {
+                assert_eq!(sums(&mut reader, SUMS, view)[0], 5, "{profile}: {view} {when}");
+            }
+        };
+        // Everything is folded under its eyes.
+        fold_everything(&mut database);
+        insert(&mut database.client, "now()");
+        all_views_are_exact("folded");
+        database.client.execute("SELECT usage_fold()", &[]).unwrap();
+        all_views_are_exact("folded again");
+
+        // An hour later the planner is told that it need not look at days that were folded then.
+        let hour_later = "UPDATE usage_bounds SET next_floor_at = next_floor_at - interval '61 minutes'";
+        let chunks = "SELECT count(*)::text FROM usage_unfolded";
+        database.client.execute(hour_later, &[]).unwrap();
+        let before = plan_lines(&mut database, chunks);
+        database.client.execute("SELECT usage_fold()", &[]).unwrap();
+        assert!(plan_lines(&mut database, chunks) < before, "{profile}: the old days are still planned for");
+        assert_eq!(read(&mut database.client, "with a floor")[0], 6);
+        for (reader, view) in [(&mut older, "usage_daily"), (&mut oldest, "usage_unfolded")] {
+            let error = reader.query(&format!("SELECT {SUMS} FROM {view}"), &[]).unwrap_err();
+            let code = error.code().cloned();
+            assert_eq!(code, Some(SqlState::T_R_SERIALIZATION_FAILURE), "{profile}: {view}: {error:?}");
+        }
+    }
+}
+
+fn plan_lines(database: &mut Database, sql: &str) -> usize {
+    database.texts(&format!("EXPLAIN {sql}")).len()
 }
 
 #[test]
