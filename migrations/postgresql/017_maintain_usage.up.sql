@@ -18,8 +18,8 @@ BEGIN
     events_folded := usage_fold();
     has_moved := usage_advance_retention();
     -- Of a topic that has been silent for a day everything is folded, so that its months can be closed.
-    is_more_due := usage_begin_fold(now() - INTERVAL '1 day') OR has_moved
-                   OR (SELECT folding_until > folded_until FROM usage_bounds);
+    is_more_due := usage_begin_fold(now() - INTERVAL '1 day');
+    is_more_due := is_more_due OR has_moved OR (SELECT folding_until > folded_until FROM usage_bounds);
 END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_maintain() FROM PUBLIC;
