@@ -75,7 +75,8 @@ SELECT usage_close_month('2025-03-01')::text;
 SELECT * FROM basis();
 -- = 2025-03-01 00:00 a | 4 3 74 | 100 | 2 1 1 | 3
 -- = 2025-03-01 00:00 b | 1 1 16 | 5 | 0 0 0 | 1
-SELECT concat_ws(' ', to_char(month AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), organizations, checksum = usage_month_checksum(month))
+SELECT concat_ws(' ', to_char(month AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), organizations,
+                 checksum = usage_month_checksum(month))
   FROM usage_closed_months;
 -- = 2025-03-01 00:00 2 t
 -- SHA-256 of these lines: 00000000-0000-0000-0000-00000000000a 4 3 74 100 2 1 1 3, and ...b 1 1 16 5 0 0 0 1.
@@ -196,7 +197,8 @@ TRUNCATE usage_closed_months;
 -- ! 0A000
 TRUNCATE usage_closed_months CASCADE;
 -- ! 55000
-INSERT INTO usage_invoice_basis SELECT * FROM usage_invoice_basis ON CONFLICT (organization_id, month) DO UPDATE SET billable_units = 0;
+INSERT INTO usage_invoice_basis SELECT * FROM usage_invoice_basis
+    ON CONFLICT (organization_id, month) DO UPDATE SET billable_units = 0;
 -- ! 55000
 SELECT concat_ws(' ', (SELECT count(*) FROM usage_closed_months), (SELECT count(*) FROM usage_invoice_basis),
                  (SELECT count(*) FROM usage_adjustments));
