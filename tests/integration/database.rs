@@ -62,17 +62,6 @@ impl Database {
     pub(crate) fn text(&mut self, sql: &str) -> String {
         self.client.query_one(sql, &[]).unwrap().get(0)
     }
-
-    /// Runs every job of that kind as its schedule would.
-    pub(crate) fn run_jobs(&mut self, proc_name: &str) {
-        let jobs = self.texts(&format!(
-            "SELECT job_id::text FROM timescaledb_information.jobs WHERE proc_name = '{proc_name}' ORDER BY job_id"
-        ));
-        assert!(!jobs.is_empty(), "no job runs {proc_name}");
-        for job in jobs {
-            self.client.batch_execute(&format!("CALL run_job({job})")).unwrap();
-        }
-    }
 }
 
 /// The profiles that the server can carry.

@@ -12,7 +12,9 @@
     reason = "a helper that fails must fail its test, and clippy exempts only the test functions themselves"
 )]
 
+mod audit;
 mod cases;
+mod closing;
 mod corpus;
 mod database;
 mod figures;

@@ -59,6 +59,12 @@ impl Case {
             .unwrap();
     }
 
+    /// Folds everything into the figures.
+    fn fold(&mut self) {
+        let fold = "UPDATE usage_bounds SET fold_step = '100 years'; SELECT usage_begin_fold(now()); SELECT usage_fold()";
+        self.database.client.batch_execute(fold).unwrap();
+    }
+
     fn starts(&mut self) -> Vec<String> {
         self.database.texts(
             "SELECT concat_ws(' ', kafka_partition, epoch, start_offset, reason, lost_offsets)
@@ -152,26 +158,31 @@ fn a_hole_below_young_spans_is_work_in_progress() {
 }
 
 #[test]
-fn the_audit_finds_a_stale_aggregate() {
+fn the_audit_finds_a_wrong_figure() {
     for profile in profiles() {
         let mut case = Case::processed(profile);
-        let change = if profile == Profile::TimescaleDb {
-            case.database.run_jobs("policy_refresh_continuous_aggregate");
-            let table = case.database.text(
-                "SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
-                   FROM timescaledb_information.continuous_aggregates WHERE view_name = 'usage_daily'",
+        case.fold();
+        case.assert_consistent();
+        for (table, promise) in [
+            ("usage_hourly_figures", "INCONSISTENT  hours agree with the rows"),
+            ("usage_endpoint_hourly_figures", "INCONSISTENT  hours by endpoint agree with the rows"),
+            ("usage_daily_figures", "INCONSISTENT  days agree with the rows"),
+        ] {
+            let change = format!(
+                "UPDATE {table} SET billable_units = billable_units + 1
+                  WHERE bucket = (SELECT min(bucket) FROM {table})"
             );
-            format!(
-                "UPDATE {table} SET billable_units = billable_units + 1 WHERE bucket = (SELECT min(bucket) FROM {table})"
+            case.assert_found(&change, promise);
+        }
+        // The rows are right: the figures are computed anew from them.
+        case.database
+            .client
+            .batch_execute(
+                "SELECT usage_rebuild_day(day) FROM (SELECT DISTINCT (time AT TIME ZONE 'UTC')::date AS day
+                                                       FROM usage_events) AS days",
             )
-        } else {
-            // Views are never stale. What can be is a copy that somebody has put in a view's place.
-            "ALTER VIEW usage_daily RENAME TO usage_daily_view;
-             CREATE TABLE usage_daily AS SELECT * FROM usage_daily_view;
-             UPDATE usage_daily SET billable_units = billable_units + 1 WHERE bucket = (SELECT min(bucket) FROM usage_daily)"
-                .to_owned()
-        };
-        case.assert_found(&change, "INCONSISTENT  days agree with the rows");
+            .unwrap();
+        case.assert_consistent();
     }
 }
 
@@ -190,15 +201,14 @@ fn the_audit_finds_an_event_from_the_future_and_a_request_at_two_times() {
 }
 
 #[test]
-fn rows_that_retention_drops_stay_accounted_for() {
+fn rows_that_retention_drops_and_months_that_are_closed_stay_accounted_for() {
     for profile in profiles() {
         let mut case = Case::processed(profile);
-        let old = "(date_trunc('day', now(), 'UTC') - interval '91 days' + interval '1 hour')";
+        let old = "(date_trunc('day', now(), 'UTC') - interval '95 days' + interval '1 hour')";
+        let old_day = format!("({old} AT TIME ZONE 'UTC')::date");
         if profile == Profile::PostgreSql {
-            case.database
-                .client
-                .batch_execute(&format!("SELECT usage_ensure_partitions({old}::date - 1, {old}::date)"))
-                .unwrap();
+            let made = format!("SELECT usage_ensure_partitions({old_day}, {old_day})");
+            case.database.client.batch_execute(&made).unwrap();
         }
         case.database
             .client
@@ -207,18 +217,33 @@ fn rows_that_retention_drops_stay_accounted_for() {
                                            status_code, response_time_ms, created_at)
                  SELECT {old}, 'old', organization_id, api_key_id, endpoint, method, status_code, response_time_ms,
                         now() - interval '1 day' FROM usage_events LIMIT 1;
-                 INSERT INTO usage_ledger_days (event_day, source, written)
-                 VALUES (({old} AT TIME ZONE 'UTC')::date, 'replay', 1)"
+                 INSERT INTO usage_ledger_days (event_day, source, written) VALUES ({old_day}, 'replay', 1)"
             ))
             .unwrap();
         case.assert_consistent();
         let rows = case.rows();
-        // By a job whose owner looks for names elsewhere.
-        case.database.client.batch_execute("SET search_path = pg_temp").unwrap();
-        assert_eq!(case.database.text("SELECT public.usage_apply_retention()::text"), "1", "{profile}");
-        assert_eq!(case.rows(), rows - 1);
-        assert_eq!(case.database.text("SELECT public.usage_apply_retention()::text"), "0");
+        case.fold();
         case.assert_consistent();
+        let close = format!("SELECT usage_close_month(date_trunc('month', {old_day})::date)::text");
+        assert_eq!(case.database.text(&close), "1");
+        // By a job whose owner looks for names elsewhere. The first call says what will be dropped, the second does it.
+        case.database.client.batch_execute("SET search_path = pg_temp").unwrap();
+        for dropped in ["0", "1", "0"] {
+            let apply = "SELECT public.usage_apply_retention()::text";
+            assert_eq!(case.database.text(apply), dropped, "{profile}");
+        }
+        assert_eq!(case.rows(), rows - 1);
+        case.assert_consistent();
+
+        case.database.client.batch_execute("SET search_path = public").unwrap();
+        case.assert_found(
+            "ALTER TABLE usage_invoice_basis DISABLE TRIGGER USER; UPDATE usage_invoice_basis SET billable_units = 0",
+            "INCONSISTENT  closed months are as they were frozen",
+        );
+        case.assert_found(
+            &format!("DELETE FROM usage_daily_figures WHERE bucket = date_trunc('day', {old}, 'UTC')"),
+            "INCONSISTENT  days without rows have the requests that were dropped",
+        );
     }
 }
 
