@@ -6,7 +6,7 @@ use usage_processor::migrations::Profile;
 
 use super::{Case, ORGANIZATION, PATIENCE, event, now_ms};
 use crate::database::profiles;
-use crate::support::{Processor, ProcessorBuilder, Record};
+use crate::support::{Processor, ProcessorBuilder, Record, eventually};
 
 const PASSWORD: &str = "a-writers-password";
 
@@ -109,11 +109,77 @@ fn a_writers_role_can_neither_change_the_schema_nor_take_rows_away() {
             "INSERT INTO usage_dead_letter_purges VALUES ('t', 0, 1, 0)",
             "INSERT INTO usage_schema_migrations VALUES (999, 'mine', 'postgresql', 'x')",
             "SELECT usage_grant_writer(current_user)",
+            "UPDATE usage_bounds SET retained_since = now()",
+            "DELETE FROM usage_bounds",
+            "SELECT usage_maintain()",
+            "SELECT usage_apply_retention()",
+            "SELECT usage_drop_expired()",
+            "SELECT usage_advance_retention()",
+            "SELECT usage_drop_range(now(), now())",
+            "SELECT usage_prove_figures(now(), now())",
+            "SELECT usage_close_month('2020-01-01')",
+            "SELECT usage_rebuild_day('2020-01-01')",
+            "SELECT usage_statement(gen_random_uuid(), '2020-01-01')",
+            "SELECT usage_note_events()",
         ] {
             let error = client.batch_execute(sql).expect_err(sql);
             assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{profile}: {sql}: {error:?}");
         }
+        for table in [
+            "usage_hourly_figures",
+            "usage_endpoint_hourly_figures",
+            "usage_daily_figures",
+            "usage_late_figures",
+            "usage_arrivals",
+            "usage_closed_months",
+            "usage_invoice_basis",
+            "usage_adjustments",
+            "usage_retention_drops",
+            "usage_tenants",
+        ] {
+            let error = client.batch_execute(&format!("SELECT FROM {table}")).unwrap_err();
+            assert_eq!(
+                error.code(),
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+                "{profile}: {table}: {error:?}"
+            );
+            let sql = "SELECT has_table_privilege($1, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+                           OR has_any_column_privilege($1, 'SELECT, INSERT, UPDATE')";
+            let may: bool = client.query_one(sql, &[&table]).unwrap().get(0);
+            assert!(!may, "{profile}: {table}");
+        }
         assert_eq!((case.rows(), case.dead_letters()), (1, 1));
+    }
+}
+
+#[test]
+fn a_writers_role_folds_what_it_writes_and_is_refused_nothing_that_it_needs() {
+    for profile in profiles() {
+        let mut case = Case::in_profile(profile, 1);
+        let writer = Writer::create(&mut case);
+        let now = now_ms();
+        // One that nearly all others have passed.
+        case.produce(&[event("a", now - 60_000), "{".to_owned()]);
+        case.produce(&(0..40).map(|n| event(&format!("b{n}"), now)).collect::<Vec<_>>());
+        let mut processor = writer.run(&case, &case.group).spawn();
+        let folded = "SELECT sum(total_requests)::text FROM usage_daily_figures";
+        eventually("the figures hold the first event", PATIENCE, || {
+            let folded = case.database.client.query_one(folded, &[]).unwrap().get::<_, Option<String>>(0);
+            if folded.as_deref() == Some("1") { Ok(()) } else { Err(folded) }
+        });
+        processor.terminate();
+        assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0), "{:?}", processor.lines());
+        let loud = processor.lines().into_iter().find(|line| line.contains("ERROR") || line.contains("WARN"));
+        assert_eq!(loud, None, "{profile}");
+
+        // It may fold what has come, and not what is to come: months could be closed before they are over.
+        let mut client = Client::connect(&writer.url, NoTls).unwrap();
+        for sql in ["SELECT usage_begin_fold('infinity')", "SELECT usage_fold()"] {
+            client.batch_execute(sql).unwrap();
+        }
+        let bounds = "SELECT (folded_until > now() - INTERVAL '1 minute' AND folded_until <= now() AND due_until <= now())::text
+                        FROM usage_bounds";
+        assert_eq!(case.database.text(bounds), "true", "{profile}");
     }
 }
 
