@@ -24,6 +24,7 @@ mod maintain;
 mod migrations;
 mod partitions;
 mod pipeline;
+mod readers;
 mod support;
 mod tidy;
 mod wasm;
