@@ -27,5 +27,6 @@ mod pipeline;
 mod readers;
 mod support;
 mod tidy;
+mod units;
 mod wasm;
 mod writing;
