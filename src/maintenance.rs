@@ -121,7 +121,8 @@ impl Bounds {
 pub fn log_warnings(config: &mut postgres::Config) {
     let said = Arc::new(Mutex::new(BTreeSet::new()));
     config.notice_callback(move |notice| {
-        let text = notice.message().to_owned();
+        let hint = notice.hint().map(|hint| format!(" ({hint})"));
+        let text = format!("{}{}", notice.message(), hint.unwrap_or_default());
         if notice.parsed_severity() != Some(Severity::Warning) {
             log::debug!("PostgreSQL: {text}");
         } else if said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
