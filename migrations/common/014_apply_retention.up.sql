@@ -67,20 +67,22 @@ BEGIN
 END
 $$;
 
--- Drops the rows of each range before retained_since whose figures are proven, and keeps with a warning what is not. No
--- writer can add to such a range, and no fold changes it once its late events are in. Returns how many rows it dropped.
-CREATE OR REPLACE FUNCTION usage_drop_expired()
-RETURNS bigint
+-- Finds the ranges before retained_since whose figures are proven, and warns of those whose are not. No writer can add to
+-- such a range, and no fold changes it once its late events are in: in the same transaction it may be dropped later.
+-- Returns an array of {"range_start", "range_end", "row_count", "days": [{"event_day", "rows_dropped"}]}, oldest first.
+CREATE OR REPLACE FUNCTION usage_prove_expired()
+RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    droppable     record;
-    proof         record;
-    is_dropped    boolean;
-    dropped_count bigint := 0;
+    droppable  record;
+    proof      record;
+    is_dropped boolean;
+    days       jsonb;
+    proven     jsonb := '[]';
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('usage_drop_expired'), 'usage_bounds'::regclass::oid::integer) THEN
-        RETURN 0;
+        RETURN proven;
     END IF;
     FOR droppable IN SELECT * FROM usage_ranges_before((SELECT retained_since FROM usage_bounds)) LOOP
         SELECT * INTO proof FROM usage_prove_figures(droppable.range_start, droppable.range_end);
@@ -95,15 +97,37 @@ BEGIN
                 USING HINT = 'If the rows are right, usage_rebuild_day() mends the figures, and they can be dropped.';
             CONTINUE;
         END IF;
+        EXECUTE format('SELECT coalesce(jsonb_agg(day), ''[]'') '
+                       'FROM (SELECT (time AT TIME ZONE ''UTC'')::date AS event_day, count(*) AS rows_dropped '
+                       'FROM usage_events WHERE time >= %L AND time < %L GROUP BY 1) AS day',
+                       droppable.range_start, droppable.range_end) INTO days;
+        proven := proven || jsonb_build_object('range_start', droppable.range_start, 'range_end', droppable.range_end,
+                                               'row_count', proof.row_count, 'days', days);
+    END LOOP;
+    RETURN proven;
+END
+$$;
+
+-- Drops ranges that usage_prove_expired() has returned in the same transaction. From the first one on, with partitions,
+-- nobody reads or writes usage_events until that ends: not much may come after it. Returns how many rows it dropped.
+CREATE OR REPLACE FUNCTION usage_drop_proven(proven jsonb)
+RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    expired       record;
+    dropped_count bigint := 0;
+BEGIN
+    FOR expired IN SELECT * FROM jsonb_to_recordset(proven) AS ranges (range_start timestamptz, range_end timestamptz,
+                                                                       row_count bigint, days jsonb) LOOP
         BEGIN
-            EXECUTE format('INSERT INTO usage_retention_drops (event_day, rows_dropped) '
-                           'SELECT (time AT TIME ZONE ''UTC'')::date, count(*) FROM usage_events '
-                           'WHERE time >= %L AND time < %L GROUP BY 1', droppable.range_start, droppable.range_end);
-            PERFORM usage_drop_range(droppable.range_start, droppable.range_end);
-            dropped_count := dropped_count + proof.row_count;
+            PERFORM usage_drop_range(expired.range_start, expired.range_end);
+            INSERT INTO usage_retention_drops (event_day, rows_dropped)
+            SELECT * FROM jsonb_to_recordset(expired.days) AS day (event_day date, rows_dropped bigint);
+            dropped_count := dropped_count + expired.row_count;
         EXCEPTION WHEN lock_not_available THEN
             RAISE WARNING 'events of % could not be dropped: somebody has been reading usage_events for too long',
-                (droppable.range_start AT TIME ZONE 'UTC')::date;
+                (expired.range_start AT TIME ZONE 'UTC')::date;
         END;
     END LOOP;
     RETURN dropped_count;
@@ -139,7 +163,7 @@ RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    dropped_count constant bigint := usage_drop_expired();
+    dropped_count constant bigint := usage_drop_proven(usage_prove_expired());
 BEGIN
     PERFORM usage_advance_retention();
     RETURN dropped_count;
@@ -152,20 +176,23 @@ DECLARE
     names constant text := format('pg_catalog, %I, pg_temp', current_schema());
 BEGIN
     EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_prove_expired() SET search_path = ' || names;
     -- Others wait behind whoever waits for a lock: not for long.
-    EXECUTE 'ALTER FUNCTION usage_drop_expired() SET lock_timeout = 2000 SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_drop_proven(jsonb) SET lock_timeout = 2000 SET search_path = ' || names;
     EXECUTE 'ALTER FUNCTION usage_advance_retention() SET lock_timeout = 500 SET search_path = ' || names;
     EXECUTE 'ALTER FUNCTION usage_apply_retention() SET search_path = ' || names;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_advance_retention(), usage_drop_expired(),
-    usage_prove_figures(timestamptz, timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_advance_retention(), usage_drop_proven(jsonb),
+    usage_prove_expired(), usage_prove_figures(timestamptz, timestamptz) FROM PUBLIC;
 
 COMMENT ON TABLE usage_retention_drops IS 'How many rows of usage_events retention has dropped, by UTC day';
 COMMENT ON FUNCTION usage_prove_figures(timestamptz, timestamptz) IS
     'Compares figures with the rows between two UTC midnights; returns rows, late increments, and how many figures differ';
-COMMENT ON FUNCTION usage_drop_expired() IS
-    'Drops usage events before retained_since whose figures are proven; returns how many rows it dropped';
+COMMENT ON FUNCTION usage_prove_expired() IS
+    'Finds usage events before retained_since whose figures are proven, and warns of others; for usage_drop_proven()';
+COMMENT ON FUNCTION usage_drop_proven(jsonb) IS
+    'Drops usage events that usage_prove_expired() returned in the same transaction; returns how many rows it dropped';
 COMMENT ON FUNCTION usage_advance_retention() IS 'Moves retained_since on as events are folded; returns whether it moved';
 COMMENT ON FUNCTION usage_apply_retention() IS
     'Drops usage events before retained_since whose figures are proven, then moves that limit on; returns rows dropped';

@@ -5,16 +5,19 @@ CREATE OR REPLACE FUNCTION usage_maintain(OUT ledger_rows_saved bigint, OUT even
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    proven    jsonb;
     has_moved boolean;
 BEGIN
     ledger_rows_saved := 0; events_folded := 0; rows_dropped := 0; partitions_made := 0; is_more_due := false;
     IF NOT pg_try_advisory_xact_lock(hashtext('usage_maintain'), 'usage_bounds'::regclass::oid::integer) THEN
         RETURN;
     END IF;
-    -- What takes long first: from a fold on no other can run, and from a moved bound on writers wait until the end.
-    rows_dropped := usage_drop_expired();
+    -- What takes long first: from a fold on no other can run, from a dropped chunk on nobody can read it, and from a moved
+    -- bound on writers wait until the end.
+    proven := usage_prove_expired();
     ledger_rows_saved := usage_fold_ledger();
     events_folded := usage_fold();
+    rows_dropped := usage_drop_proven(proven);
     has_moved := usage_advance_retention();
     -- Of a topic that has been silent for a day everything is folded, so that its months can be closed.
     is_more_due := usage_begin_fold(now() - INTERVAL '1 day');

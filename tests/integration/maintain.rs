@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use usage_processor::migrations::Profile;
 
 use crate::database::{Database, profiles};
-use crate::support::{Processor, TestDatabase};
+use crate::support::{Processor, TestDatabase, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -203,4 +203,46 @@ fn only_the_owner_may_maintain() {
     }
     let mut process = Processor::command("maintain").spawn();
     assert_eq!(process.wait_exit(PATIENCE).code(), Some(2), "{:?}", process.lines());
+}
+
+#[test]
+fn dropping_holds_up_nobody_while_the_rest_of_the_work_is_done() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        insert(&mut database, profile, &[95, 94, 0]);
+        for sql in [
+            "UPDATE usage_bounds SET fold_step = '1 year'",
+            "SELECT usage_begin_fold(now())",
+            "SELECT usage_fold()",
+            "SELECT usage_advance_retention()",
+        ] {
+            database.client.batch_execute(sql).unwrap();
+        }
+        // The fold waits here, in the round that also drops two days.
+        let mut blocker = database.connect();
+        let mut transaction = blocker.transaction().unwrap();
+        transaction.batch_execute("LOCK TABLE usage_hourly_figures IN SHARE MODE").unwrap();
+        let mut maintainer = database.connect();
+        let rows_dropped = thread::scope(|scope| {
+            let maintaining = scope.spawn(|| -> i64 {
+                maintainer.query_one("SELECT rows_dropped FROM usage_maintain()", &[]).unwrap().get(0)
+            });
+            let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database()
+                            AND wait_event_type = 'Lock' AND query LIKE '%usage_maintain()'";
+            eventually("the fold waits", PATIENCE, || match database.text(waiting).as_str() {
+                "1" => Ok(()),
+                other => Err(other.to_owned()),
+            });
+            database.client.batch_execute("SET lock_timeout = '1s'").unwrap();
+            insert(&mut database, profile, &[0]);
+            assert_eq!(count(&mut database, "usage_events"), "40", "{profile}: read and written meanwhile");
+            assert_eq!(database.text("SELECT sum(total_requests)::text FROM usage_daily"), "40", "{profile}");
+            transaction.rollback().unwrap();
+            maintaining.join().unwrap()
+        });
+        assert_eq!(rows_dropped, 20, "{profile}");
+        assert_eq!(count(&mut database, "usage_events"), "20", "{profile}");
+        let dropped = "SELECT count(*) || ' ' || sum(rows_dropped) FROM usage_retention_drops";
+        assert_eq!(database.text(dropped), "2 20", "{profile}");
+    }
 }
