@@ -31,7 +31,7 @@ BEGIN
     IF oldest < bounds.folding_until THEN
         INSERT INTO usage_late_figures
         SELECT CASE WHEN time < bounds.folded_until THEN bounds.folded_until ELSE bounds.folding_until END,
-               date_trunc('hour', time, 'UTC'), organization_id, api_key_id, endpoint, method,
+               date_bin('1 hour', time, '0001-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
                count(*), count(*) FILTER (WHERE billable), coalesce(sum(weight) FILTER (WHERE billable), 0),
                sum(response_time_ms), count(*) FILTER (WHERE status_code BETWEEN 200 AND 299),
                count(*) FILTER (WHERE status_code BETWEEN 400 AND 499),

@@ -91,8 +91,8 @@ BEGIN
         WITH late AS (
             DELETE FROM usage_late_figures RETURNING *
         ), increments AS (
-            SELECT NULL::timestamptz AS counts_from, date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id,
-                   endpoint, method, count(*) AS total_requests, count(*) FILTER (WHERE billable) AS billable_requests,
+            SELECT NULL::timestamptz AS counts_from, date_bin('1 hour', time, '0001-01-01 00:00:00+00') AS bucket,
+                   organization_id, api_key_id, endpoint, method, count(*) AS total_requests, count(*) FILTER (WHERE billable) AS billable_requests,
                    coalesce(sum(weight) FILTER (WHERE billable), 0) AS billable_units,
                    sum(response_time_ms) AS response_time_ms_sum,
                    count(*) FILTER (WHERE status_code BETWEEN 200 AND 299) AS success_count,
@@ -212,7 +212,7 @@ BEGIN
             DELETE FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L AND counts_from <= %3$L RETURNING *
         ), rebuilt AS (
             INSERT INTO usage_late_figures
-            SELECT '-infinity', date_trunc('hour', time, 'UTC'), organization_id, api_key_id, endpoint, method,
+            SELECT '-infinity', date_bin('1 hour', time, '0001-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
                    count(*), count(*) FILTER (WHERE billable), coalesce(sum(weight) FILTER (WHERE billable), 0),
                    sum(response_time_ms), count(*) FILTER (WHERE status_code BETWEEN 200 AND 299),
                    count(*) FILTER (WHERE status_code BETWEEN 400 AND 499),

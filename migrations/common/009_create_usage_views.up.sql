@@ -14,18 +14,21 @@ BEGIN
 END
 $$;
 
--- Events that are in no figure yet, as increments of one event or several.
+-- Events that are in no figure yet, as increments. Added up here already: a busy organization has thousands of events, and
+-- whatever is done with them further up is done with a few dozen rows. (date_bin gives the UTC hour as date_trunc does, at a
+-- tenth of the cost.)
 CREATE OR REPLACE VIEW usage_unfolded AS
-SELECT date_trunc('hour', time, 'UTC') AS bucket, organization_id, api_key_id, endpoint, method,
-       1::bigint                                                     AS total_requests,
-       (billable)::integer::bigint                                   AS billable_requests,
-       CASE WHEN billable THEN weight ELSE 0 END::bigint             AS billable_units,
-       response_time_ms::bigint                                      AS response_time_ms_sum,
-       (status_code BETWEEN 200 AND 299)::integer::bigint            AS success_count,
-       (status_code BETWEEN 400 AND 499)::integer::bigint            AS client_error_count,
-       (status_code BETWEEN 500 AND 599)::integer::bigint            AS error_count
+SELECT date_bin('1 hour', time, '0001-01-01 00:00:00+00') AS bucket, organization_id, api_key_id, endpoint, method,
+       count(*)                                                AS total_requests,
+       count(*) FILTER (WHERE billable)                        AS billable_requests,
+       coalesce(sum(weight) FILTER (WHERE billable), 0)        AS billable_units,
+       sum(response_time_ms)                                   AS response_time_ms_sum,
+       count(*) FILTER (WHERE status_code BETWEEN 200 AND 299) AS success_count,
+       count(*) FILTER (WHERE status_code BETWEEN 400 AND 499) AS client_error_count,
+       count(*) FILTER (WHERE status_code BETWEEN 500 AND 599) AS error_count
   FROM usage_events
  WHERE time >= (SELECT folded_until FROM usage_bounds) AND time >= usage_tail_floor()
+ GROUP BY 1, 2, 3, 4, 5
 UNION ALL
 SELECT bucket, organization_id, api_key_id, endpoint, method, total_requests, billable_requests, billable_units,
        response_time_ms_sum, success_count, client_error_count, error_count
