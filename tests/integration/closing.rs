@@ -14,7 +14,7 @@ const WRITERS: usize = 3;
 /// Each is half a day later than the one before: January to March 2025.
 const STEPS: i32 = 178;
 
-/// Four events of now, and one of any time since the first of January.
+/// Forty events of now, and one of any time since the first of January: too few to hold the fold back.
 const WRITE: &str =
     "INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method,
                                                status_code, response_time_ms, weight)
@@ -23,7 +23,7 @@ const WRITE: &str =
                       ELSE $1::integer * random() * interval '12 hours' END,
            gen_random_uuid()::text, ('00000000-0000-0000-0000-00000000000' || n % 3)::uuid,
            '00000000-0000-0000-0000-000000000001', '/', 'GET', 200, 1, n + 1
-      FROM generate_series(0, 4) AS n";
+      FROM generate_series(0, 40) AS n";
 
 fn write(mut client: Client) {
     for step in 0..STEPS {
@@ -31,15 +31,15 @@ fn write(mut client: Client) {
     }
 }
 
-/// Folds until every writer has ended, and then the rest.
+/// Folds until every writer has ended and everything is folded.
 fn fold(mut client: Client, writing: &AtomicUsize) {
-    loop {
-        let is_last = writing.load(Ordering::SeqCst) == 0;
-        let is_more_due: bool = client.query_one("SELECT usage_begin_fold()", &[]).unwrap().get(0);
+    let mut is_over = false;
+    while !is_over {
+        is_over = writing.load(Ordering::SeqCst) == 0;
+        client.batch_execute("SELECT usage_begin_fold()").unwrap();
         client.batch_execute("SELECT usage_fold()").unwrap();
-        if is_last && !is_more_due {
-            return;
-        }
+        let is_folded = "SELECT folded_until = newest_time FROM usage_bounds";
+        is_over &= client.query_one(is_folded, &[]).unwrap().get::<_, bool>(0);
     }
 }
 

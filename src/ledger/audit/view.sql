@@ -18,6 +18,5 @@ SELECT true,
               coalesce(viewed.figures, 'absent'), coalesce(raw.figures, 'nothing'))
   FROM raw FULL JOIN viewed USING (bucket, {keys})
  WHERE raw.figures IS DISTINCT FROM viewed.figures
-   AND NOT EXISTS (SELECT FROM usage_retention_drops
-                    WHERE event_day::timestamp >= date_trunc('day', bucket AT TIME ZONE 'UTC')
-                      AND event_day::timestamp < bucket AT TIME ZONE 'UTC' + INTERVAL '1 {unit}')
+   AND bucket NOT IN (SELECT date_trunc('{unit}', event_day + n * INTERVAL '1 hour') AT TIME ZONE 'UTC'
+                        FROM usage_retention_drops, generate_series(0, 23) AS n)
