@@ -132,6 +132,7 @@ CREATE TABLE IF NOT EXISTS usage_adjustments (
     client_error_count   bigint      NOT NULL,
     error_count          bigint      NOT NULL,
     reason               text        NOT NULL,
+    is_by_hand           boolean     NOT NULL DEFAULT true, -- no event explains it: beside the figures, not in them
     recorded_at          timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX IF NOT EXISTS usage_adjustments_organization_idx ON usage_adjustments (organization_id, month);

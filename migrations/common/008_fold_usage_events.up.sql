@@ -148,11 +148,13 @@ BEGIN
                 error_count          = f.error_count          + excluded.error_count
         ), adjustments AS (
             INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
-                                           response_time_ms_sum, success_count, client_error_count, error_count, reason)
+                                           response_time_ms_sum, success_count, client_error_count, error_count, reason,
+                                           is_by_hand)
             SELECT month, organization_id, sum(total_requests), sum(billable_requests), sum(billable_units),
-                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count), 'late events'
+                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count), 'late events',
+                   false
               FROM increments JOIN usage_closed_months ON month = date_trunc('month', bucket, 'UTC')
-             WHERE counts_from IS DISTINCT FROM '-infinity' -- Those are of a rebuild, which has entered the difference.
+             WHERE counts_from IS DISTINCT FROM '-infinity' -- Those are of a rebuild, which enters the difference.
              GROUP BY 1, 2
         )
         SELECT coalesce(sum(total_requests), 0) FROM increments $fold$, bounds.folded_until, bounds.folding_until)
@@ -179,7 +181,7 @@ $$;
 
 -- Computes the figures of a UTC day anew from its rows, after rows or figures were changed by hand. Refuses a day whose rows
 -- may be gone: before retained_since only what retention has kept, since its figures are not proven, can be mended. The
--- difference to a closed month is an adjustment. Returns the day's events before folded_until.
+-- difference to what was billed is an adjustment. Returns the day's events before folded_until.
 CREATE OR REPLACE FUNCTION usage_rebuild_day(day date)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -207,9 +209,9 @@ BEGIN
         ), endpoints AS (
             DELETE FROM usage_endpoint_hourly_figures WHERE bucket >= %1$L AND bucket < %2$L
         ), days AS (
-            DELETE FROM usage_daily_figures WHERE bucket = %1$L RETURNING *
+            DELETE FROM usage_daily_figures WHERE bucket = %1$L
         ), late AS (
-            DELETE FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L AND counts_from <= %3$L RETURNING *
+            DELETE FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L AND counts_from <= %3$L
         ), rebuilt AS (
             INSERT INTO usage_late_figures
             SELECT '-infinity', date_bin('1 hour', time, '0001-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
@@ -220,26 +222,31 @@ BEGIN
               FROM usage_events WHERE time >= %1$L AND time < least(%2$L::timestamptz, %3$L::timestamptz)
              GROUP BY 2, 3, 4, 5, 6
             RETURNING *
-        ), differences AS (
-            SELECT organization_id, total_requests, billable_requests, billable_units, response_time_ms_sum,
-                   success_count, client_error_count, error_count FROM rebuilt
-            UNION ALL
-            SELECT organization_id, -total_requests, -billable_requests, -billable_units, -response_time_ms_sum,
-                   -success_count, -client_error_count, -error_count FROM days
-        ), adjustments AS (
-            INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
-                                           response_time_ms_sum, success_count, client_error_count, error_count, reason)
-            SELECT month, organization_id, sum(total_requests), sum(billable_requests), sum(billable_units),
-                   sum(response_time_ms_sum), sum(success_count), sum(client_error_count), sum(error_count),
-                   'rebuilt from the rows of ' || %4$L
-              FROM differences JOIN usage_closed_months ON month = date_trunc('month', %1$L::timestamptz, 'UTC')
-             GROUP BY 1, 2
-            HAVING (sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum),
-                    sum(success_count), sum(client_error_count), sum(error_count)) <> (0, 0, 0, 0, 0, 0, 0)
         )
-        SELECT coalesce(sum(total_requests), 0) FROM rebuilt $rebuild$, day_start, day_end, bounds.folded_until, day)
+        SELECT coalesce(sum(total_requests), 0) FROM rebuilt $rebuild$, day_start, day_end, bounds.folded_until)
     INTO event_count;
     PERFORM usage_fold();
+    -- By what was billed and not by the figures of before: those that were wrong may never have been billed.
+    INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
+                                   response_time_ms_sum, success_count, client_error_count, error_count, reason, is_by_hand)
+    SELECT month, organization_id, sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum),
+           sum(success_count), sum(client_error_count), sum(error_count), 'rebuilt from the rows of ' || day, false
+      FROM (SELECT month, organization_id, total_requests, billable_requests, billable_units, response_time_ms_sum,
+                   success_count, client_error_count, error_count
+              FROM usage_daily_figures
+            UNION ALL
+            SELECT month, organization_id, -total_requests, -billable_requests, -billable_units, -response_time_ms_sum,
+                   -success_count, -client_error_count, -error_count
+              FROM usage_invoice_basis
+            UNION ALL
+            SELECT month, organization_id, -total_requests, -billable_requests, -billable_units, -response_time_ms_sum,
+                   -success_count, -client_error_count, -error_count
+              FROM usage_adjustments WHERE NOT is_by_hand) AS lines
+      JOIN usage_closed_months USING (month)
+     WHERE month = date_trunc('month', day_start, 'UTC')
+     GROUP BY month, organization_id
+    HAVING (sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum), sum(success_count),
+            sum(client_error_count), sum(error_count)) <> (0, 0, 0, 0, 0, 0, 0);
     RETURN event_count;
 END
 $$;

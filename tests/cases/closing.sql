@@ -171,6 +171,23 @@ SELECT * FROM billed('2025-03-01');
 SELECT differences();
 -- = 0
 
+-- A figure that is wrong since the month was closed was never billed: mending it changes no bill. Neither does a rebuild undo
+-- what a person has entered.
+INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units, response_time_ms_sum,
+                               success_count, client_error_count, error_count, reason)
+VALUES ('2025-03-01 00:00Z', id_of('c'), 0, 0, -1000, 0, 0, 0, 0, 'goodwill');
+UPDATE usage_daily_figures SET billable_units = billable_units + 5 WHERE bucket = '2025-03-31 00:00Z';
+SELECT usage_rebuild_day('2025-03-31')::text;
+-- = 5
+SELECT * FROM billed('2025-03-01');
+-- = a 4 4 201 | 4 4 201
+-- = b 3 3 784 | 3 3 784
+-- = c 1 0 -1000 | 1 0 0
+SELECT * FROM statement('c', '2025-03-01');
+-- = usage | 0 0 0
+-- = adjustment | 1 0 0 | late events
+-- = adjustment | 0 0 -1000 | goodwill
+
 -- None of it has touched what was frozen, and nobody can.
 SELECT checksum FROM usage_closed_months WHERE month = '2025-03-01 00:00Z' AND checksum = usage_month_checksum(month);
 -- = b023e5c8cb0b209b1ed81975eb02d0bae06e92e63df2b599742115cc9f246e6f
@@ -202,4 +219,4 @@ INSERT INTO usage_invoice_basis SELECT * FROM usage_invoice_basis
 -- ! 55000
 SELECT concat_ws(' ', (SELECT count(*) FROM usage_closed_months), (SELECT count(*) FROM usage_invoice_basis),
                  (SELECT count(*) FROM usage_adjustments));
--- = 3 3 6
+-- = 3 3 7

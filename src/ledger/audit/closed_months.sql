@@ -1,4 +1,4 @@
--- What was frozen is as it was, and with its adjustments it is what the figures say now.
+-- What was frozen is as it was, and with the adjustments that events explain it is what the figures say now.
 WITH billed AS (
     SELECT month, organization_id,
            concat_ws(' ', sum(total_requests), sum(billable_requests), sum(billable_units), sum(response_time_ms_sum),
@@ -7,7 +7,7 @@ WITH billed AS (
                    success_count, client_error_count, error_count FROM usage_invoice_basis
             UNION ALL
             SELECT month, organization_id, total_requests, billable_requests, billable_units, response_time_ms_sum,
-                   success_count, client_error_count, error_count FROM usage_adjustments) AS lines
+                   success_count, client_error_count, error_count FROM usage_adjustments WHERE NOT is_by_hand) AS lines
      GROUP BY 1, 2
 ), folded AS (
     SELECT month, organization_id,
