@@ -36,7 +36,7 @@ const MAINTAIN: &str = "\
 SELECT ledger_rows_saved, events_folded, rows_dropped, partitions_made, is_more_due FROM usage_maintain()";
 const BOUNDS: &str = "\
 SELECT folded_until::text, folding_until::text, retained_since::text, retention::text,
-       extract(epoch FROM retention)::bigint, folded_until >= coalesce($1::text::timestamptz, 'infinity')
+       extract(epoch FROM retention)::bigint, due_until <= folded_until + INTERVAL '10 seconds'
   FROM usage_bounds";
 
 /// What maintenance has done.
@@ -90,7 +90,7 @@ pub struct Bounds {
     pub retention: String,
     /// The same, in seconds.
     pub retention_s: i64,
-    /// Whether `folded_until` has reached the time that was asked about.
+    /// Whether all but the latest seconds is folded.
     is_folded: bool,
 }
 
@@ -100,11 +100,7 @@ impl Bounds {
     /// # Errors
     /// When the database gives no answer, or is not as it must be.
     pub fn read(client: &mut Client) -> Result<Self, postgres::Error> {
-        Self::read_for(client, None)
-    }
-
-    fn read_for(client: &mut Client, time: Option<&str>) -> Result<Self, postgres::Error> {
-        let row = client.query_one(BOUNDS, &[&time])?;
+        let row = client.query_one(BOUNDS, &[])?;
         Ok(Self {
             folded_until: row.try_get(0)?,
             folding_until: row.try_get(1)?,
@@ -140,8 +136,7 @@ pub fn maintain(
     mut pause: impl FnMut(Duration) -> bool,
 ) -> Result<Maintained, postgres::Error> {
     client.batch_execute(SETTINGS)?;
-    let started_at: String = client.query_one("SELECT now()::text", &[])?.try_get(0)?;
-    let mut before = Bounds::read_for(client, Some(&started_at))?;
+    let mut before = Bounds::read(client)?;
     let mut done = Maintained::default();
     let mut idle_count = 0;
     for _ in 0..ROUNDS_MAX {
@@ -151,7 +146,7 @@ pub fn maintain(
         done.events_folded += row.try_get::<_, i64>(1)?;
         done.rows_dropped += row.try_get::<_, i64>(2)?;
         done.partitions_made += row.try_get::<_, i64>(3)?;
-        let bounds = Bounds::read_for(client, Some(&started_at))?;
+        let bounds = Bounds::read(client)?;
         let is_idle = !has_folded && bounds == before;
         // While events arrive, a little more is due after every round: that is the next call's.
         let is_caught_up = bounds.is_folded && bounds.retained_since == before.retained_since;

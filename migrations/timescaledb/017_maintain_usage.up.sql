@@ -19,8 +19,9 @@ BEGIN
     events_folded := usage_fold();
     rows_dropped := usage_drop_proven(proven);
     has_moved := usage_advance_retention();
-    -- Of a topic that has been silent for a day everything is folded, so that its months can be closed.
-    is_more_due := usage_begin_fold(now() - INTERVAL '1 day');
+    -- Of a topic that has been silent for a day everything is folded, so that its months can be closed. By whole hours, or
+    -- more would be due after every call.
+    is_more_due := usage_begin_fold(date_trunc('hour', now() - INTERVAL '1 day', 'UTC'));
     is_more_due := is_more_due OR has_moved OR (SELECT folding_until > folded_until FROM usage_bounds);
 END
 $$;

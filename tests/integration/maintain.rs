@@ -246,3 +246,25 @@ fn dropping_holds_up_nobody_while_the_rest_of_the_work_is_done() {
         assert_eq!(database.text(dropped), "2 20", "{profile}");
     }
 }
+
+#[test]
+fn when_no_events_arrive_it_comes_to_an_end_too() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        // Never any; then none for days, whose bounds move on by the clock.
+        for expected in [0, 20] {
+            if expected > 0 {
+                insert(&mut database, profile, &[5, 3]);
+            }
+            let (done, _) = maintain_json(&database.test);
+            assert_eq!(done["events_folded"], expected, "{profile}: {done}");
+            let (nothing, _) = maintain_json(&database.test);
+            assert_eq!(nothing["events_folded"], 0, "{profile}: {nothing}");
+        }
+        let rounds = "SELECT is_more_due::text FROM usage_maintain()";
+        eventually("nothing more is due", PATIENCE, || match database.text(rounds).as_str() {
+            "false" => Ok(()),
+            other => Err(other.to_owned()),
+        });
+    }
+}
