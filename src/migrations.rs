@@ -95,6 +95,31 @@ pub fn down(client: &mut Client) -> Result<Option<&'static Migration>, MigrateEr
     })
 }
 
+/// The newest applied migration, and the tables with rows in them that [`down`] would drop with it.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn rows_at_stake(client: &mut Client) -> Result<Option<(String, Vec<String>)>, MigrateError> {
+    let recorded = records::read(client)?;
+    let newest = recorded.last().and_then(|newest| files::find(newest.profile, newest.version));
+    let Some(migration) = newest else {
+        return Ok(None);
+    };
+    let mut tables = Vec::new();
+    for name in migration.tables_dropped() {
+        let has_rows = |client: &mut Client| -> Result<bool, postgres::Error> {
+            let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])?;
+            let sql = format!("SELECT EXISTS (SELECT FROM {name})");
+            Ok(exists.try_get(0)? && client.query_one(&sql, &[])?.try_get(0)?)
+        };
+        // Every database has its bounds, which are no records of anything.
+        if name != "usage_bounds" && has_rows(client).map_err(|source| MigrateError::Inspect { source })? {
+            tables.push(name.to_owned());
+        }
+    }
+    Ok(Some((migration.label(), tables)))
+}
+
 /// Lists every migration, known or recorded, oldest first. Takes no lock and changes nothing.
 ///
 /// # Errors

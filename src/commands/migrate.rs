@@ -27,8 +27,13 @@ pub struct MigrateArgs {
 pub enum MigrateAction {
     /// Apply every migration that is missing
     Up,
-    /// Reverse the newest applied migration; the tables it made go with their rows
-    Down,
+    /// Reverse the newest applied migration; the tables it made go with their rows, if you say so
+    Down {
+        /// Drop what is in them too: events, or figures that customers were billed from. Nothing brings figures back whose
+        /// events retention has dropped, or that were adopted
+        #[arg(long)]
+        drop_rows: bool,
+    },
     /// List all migrations and where they stand
     Status,
 }
@@ -39,6 +44,17 @@ pub enum MigrateCommandError {
     /// The schema could not be read or changed.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// Rows would be dropped, and that was not asked for.
+    #[error(
+        "reverting {migration} drops what is in {tables}, and nothing brings back what is not in Kafka any more: \
+         --drop-rows does it"
+    )]
+    RowsAtStake {
+        /// Number and name.
+        migration: String,
+        /// The tables that are not empty.
+        tables: String,
+    },
     /// Standard output is closed or full. What was asked for is done all the same.
     #[error("printing what was done")]
     Print {
@@ -58,7 +74,13 @@ pub fn run(args: &MigrateArgs, client: &mut Client) -> Result<(), MigrateCommand
             let lines = applied.iter().map(|migration| format!("applied   {}", migration.label()));
             report(lines, "the schema is up to date, nothing to apply")
         }
-        MigrateAction::Down => {
+        MigrateAction::Down { drop_rows } => {
+            if let Some((migration, tables)) = migrations::rows_at_stake(client)?
+                && !tables.is_empty()
+                && !drop_rows
+            {
+                return Err(MigrateCommandError::RowsAtStake { migration, tables: tables.join(", ") });
+            }
             let reverted = migrations::down(client)?;
             let lines = reverted.iter().map(|migration| format!("reverted  {}", migration.label()));
             report(lines, "no migration is applied, nothing to revert")

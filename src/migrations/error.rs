@@ -81,18 +81,32 @@ pub enum MigrateError {
         /// The server's error.
         source: postgres::Error,
     },
-    /// The extension lacks what the schema needs.
+    /// The extension lacks what the schema needs: it is too old.
     #[error(
-        "TimescaleDB {version} with the license {license:?} cannot carry the schema: it takes {minimum} or newer in \
-         the Community edition; or choose --profile postgresql"
+        "TimescaleDB {version} cannot carry the schema, which takes {minimum} or newer: install a newer one and \
+         `ALTER EXTENSION timescaledb UPDATE`, or choose --profile postgresql"
     )]
-    ExtensionUnfit {
+    ExtensionOld {
         /// The version that is created in the database.
         version: String,
-        /// The server's setting `timescaledb.license`.
-        license: String,
         /// The oldest version that will do.
         minimum: &'static str,
+    },
+    /// The extension lacks what the schema needs: it has neither compression nor jobs.
+    #[error(
+        "TimescaleDB {version} runs as its Apache edition, and the schema takes compression and jobs of the Community \
+         edition: install that and set timescaledb.license = 'timescale' in postgresql.conf, or choose --profile \
+         postgresql"
+    )]
+    ExtensionApache {
+        /// The version that is created in the database.
+        version: String,
+    },
+    /// What the database holds could not be read.
+    #[error("reading what is in the database")]
+    Inspect {
+        /// The server's or the client's error.
+        source: postgres::Error,
     },
     /// The text of an applied migration differs from the text that was applied.
     #[error(

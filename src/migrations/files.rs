@@ -26,6 +26,12 @@ impl Migration {
         label(self.version, self.name)
     }
 
+    /// The tables that reversing it drops, with all that is in them.
+    pub(super) fn tables_dropped(&self) -> Vec<&'static str> {
+        let lists = self.down.split("DROP TABLE IF EXISTS ").skip(1);
+        lists.flat_map(|rest| rest.split(';').next().unwrap_or_default().split(',')).map(str::trim).collect()
+    }
+
     /// SHA-256 of the text that applies it, in hexadecimal. The way back is left out: mending it must stay possible.
     pub(super) fn checksum(&self) -> String {
         Sha256::digest(self.up).iter().fold(String::new(), |mut hex, byte| {
@@ -111,6 +117,15 @@ mod tests {
                 .collect();
             assert_eq!(found, embedded);
         }
+    }
+
+    #[test]
+    fn the_tables_that_go_with_a_migration_are_found_in_it() {
+        let dropped = |version| find(Profile::TimescaleDb, version).unwrap().tables_dropped();
+        assert_eq!(dropped(4), ["usage_events"]);
+        assert_eq!(dropped(6).len(), 9);
+        assert!(dropped(6).contains(&"usage_adjustments") && dropped(6).contains(&"usage_bounds"));
+        assert!(dropped(9).is_empty());
     }
 
     #[test]

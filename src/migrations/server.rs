@@ -172,20 +172,22 @@ pub(super) fn prepare_timescaledb(client: &mut Client) -> Result<(), MigrateErro
         Ok((row.try_get(0)?, row.try_get(1)?))
     };
     let (version, license) = ask_edition(client).map_err(|source| MigrateError::Detect { source })?;
-    if is_fit(&version, &license) {
+    if license == "apache" {
+        Err(MigrateError::ExtensionApache { version })
+    } else if is_new_enough(&version) {
         Ok(())
     } else {
-        Err(MigrateError::ExtensionUnfit { version, license, minimum: TIMESCALEDB_MIN_NAME })
+        Err(MigrateError::ExtensionOld { version, minimum: TIMESCALEDB_MIN_NAME })
     }
 }
 
-/// Whether this version and edition have triggers, compression and jobs as the schema uses them.
-fn is_fit(version: &str, license: &str) -> bool {
+/// Whether this version has triggers, compression and jobs as the schema uses them.
+fn is_new_enough(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return false;
     };
-    license != "apache" && (major, minor) >= TIMESCALEDB_MIN
+    (major, minor) >= TIMESCALEDB_MIN
 }
 
 #[cfg(test)]
@@ -248,13 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn an_old_or_apache_only_extension_is_unfit() {
-        assert!(is_fit("2.28.3", "timescale"));
-        assert!(is_fit("2.18.0", "timescale"));
-        assert!(is_fit("2.23.0-dev", "timescale"));
-        assert!(!is_fit("2.17.2", "timescale"));
-        assert!(!is_fit("1.7.5", "timescale"));
-        assert!(!is_fit("2.28.3", "apache"));
-        assert!(!is_fit("nightly", "timescale"));
+    fn an_old_extension_is_unfit() {
+        for (version, is_fit) in [
+            ("2.28.3", true),
+            ("2.18.0", true),
+            ("2.23.0-dev", true),
+            ("2.17.2", false),
+            ("1.7.5", false),
+            ("nightly", false),
+        ] {
+            assert_eq!(is_new_enough(version), is_fit, "{version}");
+        }
     }
 }

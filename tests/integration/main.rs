@@ -21,6 +21,7 @@ mod figures;
 mod harness;
 mod ledger;
 mod maintain;
+mod migrating;
 mod migrations;
 mod partitions;
 mod pipeline;
