@@ -7,6 +7,7 @@
 //!
 //! The profile is chosen once, by the first `up`; afterwards the database is what it was migrated as.
 
+mod adopt;
 mod error;
 mod files;
 mod lock;
@@ -15,8 +16,9 @@ mod server;
 
 use std::time::SystemTime;
 
-use postgres::Client;
+use postgres::{Client, GenericClient};
 
+pub use adopt::{AdoptOptions, Adoption, adopt};
 pub use error::MigrateError;
 pub use files::Migration;
 pub use lock::{LOCK_KEY, LOCK_WAIT, with_lock};
@@ -50,7 +52,8 @@ pub enum State {
 
 /// Applies every migration that is missing, oldest first, and returns those it applied.
 ///
-/// On a database that is migrated already, `choice` must be `Auto` or what it was migrated as. Migrations of a newer
+/// A `usage_events` that no migration has made is refused: [`adopt`] takes it over. On a database that is migrated already,
+/// `choice` must be `Auto` or what it was migrated as. Migrations of a newer
 /// program are let be, so that instances of two versions can share a database during an upgrade.
 ///
 /// # Errors
@@ -59,6 +62,9 @@ pub enum State {
 pub fn up(client: &mut Client, choice: ProfileChoice) -> Result<Vec<&'static Migration>, MigrateError> {
     with_lock(client, LOCK_WAIT, |client| {
         let profile = ServerInfo::detect(client)?.profile_for(choice)?;
+        if adopt::has_foreign_table(client)? {
+            return Err(MigrateError::ForeignTable);
+        }
         if profile == Profile::TimescaleDb {
             server::prepare_timescaledb(client)?;
         }
@@ -175,7 +181,11 @@ fn status_of(record: &Record) -> Status {
     Status { migration: record.label(), profile: record.profile, state }
 }
 
-fn apply(client: &mut Client, migration: &Migration, profile: Profile) -> Result<(), MigrateError> {
+fn apply(
+    client: &mut impl GenericClient,
+    migration: &Migration,
+    profile: Profile,
+) -> Result<(), MigrateError> {
     let mut run = || {
         let mut transaction = client.transaction()?;
         transaction.batch_execute(migration.up)?;

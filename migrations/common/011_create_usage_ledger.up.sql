@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS usage_ledger_starts (
 -- Rows written to usage_events, by UTC day of the event.
 CREATE TABLE IF NOT EXISTS usage_ledger_days (
     event_day   date             NOT NULL,
-    source      text COLLATE "C" NOT NULL CHECK (source IN ('kafka', 'replay')),
+    source      text COLLATE "C" NOT NULL CHECK (source IN ('kafka', 'replay', 'adopted')),
     written     bigint           NOT NULL,
     recorded_at timestamptz      NOT NULL DEFAULT now()
 );

@@ -1,4 +1,4 @@
-//! `usage-processor migrate up|down|status`: a thin skin over [`crate::migrations`].
+//! `usage-processor migrate up|down|status|adopt`: a thin skin over [`crate::migrations`].
 //!
 //! Takes a connected client, calls one function, and prints what came of it as a table on standard output.
 
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 use postgres::Client;
 
-use crate::migrations::{self, MigrateError, ProfileChoice, State, Status};
+use crate::migrations::{self, AdoptOptions, MigrateError, ProfileChoice, State, Status};
 
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub struct MigrateArgs {
     pub profile: ProfileChoice,
 }
 
-/// The three things that can be done with the schema.
+/// The four things that can be done with the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum MigrateAction {
     /// Apply every migration that is missing
@@ -36,6 +36,20 @@ pub enum MigrateAction {
     },
     /// List all migrations and where they stand
     Status,
+    /// Take over a usage_events that another program made, with its rows and its history
+    ///
+    /// Stop whatever writes to it first. What cannot be taken over is named, and nothing is changed then.
+    Adopt {
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Where an old aggregate counts more requests than there are rows, believe the rows
+        #[arg(long)]
+        rows_win: bool,
+        /// Do not carry over what only the old aggregates know; they are kept as adopted_usage_...
+        #[arg(long)]
+        without_history: bool,
+    },
 }
 
 /// A `migrate` command that failed.
@@ -84,6 +98,14 @@ pub fn run(args: &MigrateArgs, client: &mut Client) -> Result<(), MigrateCommand
             let reverted = migrations::down(client)?;
             let lines = reverted.iter().map(|migration| format!("reverted  {}", migration.label()));
             report(lines, "no migration is applied, nothing to revert")
+        }
+        MigrateAction::Adopt { dry_run, rows_win, without_history } => {
+            let options = AdoptOptions {
+                is_dry_run: dry_run,
+                is_rows_win: rows_win,
+                is_without_history: without_history,
+            };
+            report(migrations::adopt(client, args.profile, options)?.lines.into_iter(), "")
         }
         MigrateAction::Status => table(&migrations::status(client, args.profile)?),
     };

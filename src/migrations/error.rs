@@ -102,10 +102,35 @@ pub enum MigrateError {
         /// The version that is created in the database.
         version: String,
     },
+    /// There is a table of that name, of another program.
+    #[error(
+        "there is a table usage_events that no migration of this program has made: `usage-processor migrate adopt` takes \
+         it over with its rows"
+    )]
+    ForeignTable,
+    /// There is no such table.
+    #[error("there is no table usage_events to adopt: `usage-processor migrate up` makes one")]
+    NothingToAdopt,
     /// What the database holds could not be read.
     #[error("reading what is in the database")]
     Inspect {
         /// The server's or the client's error.
+        source: postgres::Error,
+    },
+    /// The table to adopt is not such that nothing would be lost or doubled.
+    #[error(
+        "usage_events cannot be adopted as it is, and nothing was changed (README, \"Adopting an existing table\"):{obstacles}"
+    )]
+    Unadoptable {
+        /// All of them, a line each.
+        obstacles: String,
+    },
+    /// A step of the adoption failed.
+    #[error("adopting usage_events: {step}")]
+    Adopt {
+        /// In words.
+        step: String,
+        /// The server's error.
         source: postgres::Error,
     },
     /// The text of an applied migration differs from the text that was applied.

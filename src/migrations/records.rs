@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use postgres::{Client, Row, Transaction};
+use postgres::{Client, GenericClient, Row, Transaction};
 
 use super::{MigrateError, Migration, Profile, files};
 
@@ -27,7 +27,7 @@ impl Record {
 }
 
 /// Makes the table where it is missing.
-pub(super) fn create_table(client: &mut Client) -> Result<(), MigrateError> {
+pub(super) fn create_table(client: &mut impl GenericClient) -> Result<(), MigrateError> {
     client
         .batch_execute(
             "CREATE TABLE IF NOT EXISTS usage_schema_migrations (

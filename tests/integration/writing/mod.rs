@@ -4,6 +4,7 @@
 //! Batches are made by the decoder's own sieve and handed to the real sink, without Kafka, so that a
 //! test can count statements and see each outcome.
 
+mod adopted;
 mod at_fault;
 mod combinations;
 mod conflicts;
