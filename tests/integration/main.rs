@@ -26,6 +26,7 @@ mod migrations;
 mod partitions;
 mod pipeline;
 mod readers;
+mod readme;
 mod support;
 mod tidy;
 mod units;
