@@ -9,7 +9,7 @@ use usage_processor::migrations::{self, MigrateError, Profile, ProfileChoice};
 use crate::database::{Database, choice, has_timescaledb, profiles};
 use crate::support::{PrivatePostgres, Processor, SERVER_TIMEOUT, eventually};
 
-/// A month of events, half of them compressed, folded until a week ago, and late ones that are not.
+/// Twelve days of events, some compressed, folded until five days ago, and late ones that are not.
 fn fill(database: &mut Database, profile: Profile) {
     let insert = |from: i32, to: i32, prefix: &str| {
         format!(
@@ -22,19 +22,19 @@ fn fill(database: &mut Database, profile: Profile) {
     };
     let mut run =
         |sql: &str| database.client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    run(&insert(168, 720, "r"));
+    run(&insert(120, 300, "r"));
     run("UPDATE usage_bounds SET fold_step = '1 year'");
     for _ in 0..2 {
-        run("SELECT usage_begin_fold(now() - interval '7 days')");
+        run("SELECT usage_begin_fold(now() - interval '5 days')");
         run("SELECT usage_fold()");
     }
     if profile == Profile::TimescaleDb {
         run(
-            "SELECT compress_chunk(c) FROM show_chunks('usage_events', older_than => interval '15 days') AS c",
+            "SELECT compress_chunk(c) FROM show_chunks('usage_events', older_than => interval '8 days') AS c",
         );
     }
-    run(&insert(1, 167, "r"));
-    run(&insert(200, 600, "late"));
+    run(&insert(1, 119, "r"));
+    run(&insert(130, 280, "late"));
 }
 
 fn billed(database: &mut Database) -> String {
@@ -63,7 +63,7 @@ fn a_filled_database_goes_down_and_up_again() {
         down_to(&mut database, "012_track_dead_letters");
         migrations::up(&mut database.client, choice(profile)).unwrap();
         assert_eq!(billed(&mut database), before, "{profile}");
-        assert_eq!(database.text("SELECT count(*)::text FROM usage_events"), "1121");
+        assert_eq!(database.text("SELECT count(*)::text FROM usage_events"), "451");
 
         // Down to the last: rows and figures are gone, and nothing else is left.
         while migrations::down(&mut database.client).unwrap().is_some() {}
@@ -75,7 +75,7 @@ fn a_filled_database_goes_down_and_up_again() {
         migrations::up(&mut database.client, choice(profile)).unwrap();
         assert_eq!(database.text("SELECT count(*)::text FROM usage_monthly"), "0");
         fill(&mut database, profile);
-        assert_eq!(database.text("SELECT sum(total_requests)::text FROM usage_monthly"), "1121", "{profile}");
+        assert_eq!(database.text("SELECT sum(total_requests)::text FROM usage_monthly"), "451", "{profile}");
     }
 }
 
@@ -90,7 +90,7 @@ fn figures_that_were_taken_back_are_folded_anew_from_the_rows() {
         assert_eq!(billed(&mut database), before, "{profile}: all read as rows");
         database.client.batch_execute("UPDATE usage_bounds SET fold_step = '1 year'").unwrap();
         database.client.batch_execute("SELECT usage_begin_fold(now())").unwrap();
-        assert_eq!(database.text("SELECT usage_fold()::text"), "1121", "{profile}");
+        assert_eq!(database.text("SELECT usage_fold()::text"), "451", "{profile}");
         assert_eq!(billed(&mut database), before, "{profile}: all folded");
     }
 }
