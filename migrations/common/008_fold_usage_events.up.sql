@@ -252,14 +252,17 @@ END
 $$;
 
 -- Every instance of `usage-processor run` folds, with the rights of the tables' owner. A writer that is stuck holds up an
--- announcement, and with it the other writers, for no longer than the lock timeout.
+-- announcement, and with it the other writers, for no longer than the lock timeout. Times become text and times again, which
+-- must not depend on the caller: 'IST' is written for Kolkata and read as Jerusalem.
 DO $$
 DECLARE
     names constant text := format('pg_catalog, %I, pg_temp', current_schema());
+    dates constant text := 'SET DateStyle = ISO SET TimeZone = UTC ';
 BEGIN
-    EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 ' || dates ||
+            'SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER ' || dates || 'SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) ' || dates || 'SET search_path = ' || names;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_begin_fold(timestamptz), usage_fold(), usage_rebuild_day(date) FROM PUBLIC;

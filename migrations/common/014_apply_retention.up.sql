@@ -170,17 +170,18 @@ BEGIN
 END
 $$;
 
--- Whatever calls them need not have the search_path of now.
+-- Whatever calls them need not have the search_path of now, nor write times in a way that is read as the same time (008).
 DO $$
 DECLARE
-    names constant text := format('pg_catalog, %I, pg_temp', current_schema());
+    settings constant text := format('SET DateStyle = ISO SET TimeZone = UTC SET search_path = pg_catalog, %I, pg_temp',
+                                     current_schema());
 BEGIN
-    EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_prove_expired() SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) ' || settings;
+    EXECUTE 'ALTER FUNCTION usage_prove_expired() ' || settings;
     -- Others wait behind whoever waits for a lock: not for long.
-    EXECUTE 'ALTER FUNCTION usage_drop_proven(jsonb) SET lock_timeout = 2000 SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_advance_retention() SET lock_timeout = 500 SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_apply_retention() SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_drop_proven(jsonb) SET lock_timeout = 2000 ' || settings;
+    EXECUTE 'ALTER FUNCTION usage_advance_retention() SET lock_timeout = 500 ' || settings;
+    EXECUTE 'ALTER FUNCTION usage_apply_retention() ' || settings;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_apply_retention(), usage_advance_retention(), usage_drop_proven(jsonb),
