@@ -10,7 +10,8 @@ DO $$
 DECLARE
     name regprocedure;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['usage_begin_fold(timestamptz)', 'usage_advance_retention()', 'usage_maintain()']::regprocedure[]
+    FOREACH name IN ARRAY ARRAY['usage_begin_fold(timestamptz)', 'usage_fold()', 'usage_advance_retention()',
+                                'usage_maintain()']::regprocedure[]
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = simulated, pg_catalog, %I, pg_temp', name, current_schema());
     END LOOP;
