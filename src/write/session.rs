@@ -51,7 +51,7 @@ impl ServerTimeouts {
     /// - `lock_timeout`: a lock that is held for ever must become an error, to be acted on.
     /// - `statement_timeout`: no statement of a writer takes minutes unless the server is stuck. Nor
     ///   does a writer pause within a transaction, unless it is frozen.
-    /// - no exclusion of chunks at run time: it excludes none of a comparison's 16 chunks, and asks
+    /// - no exclusion of chunks at run time: it excludes none of a comparison's chunks, and asks
     ///   again for every row (100 µs a row with it, 12 µs without).
     /// - decompression without limit: a redelivery into compressed chunks would otherwise fail with
     ///   53400 beyond 100,000 tuples, and be retried for ever. Plain PostgreSQL takes both as
