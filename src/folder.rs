@@ -13,8 +13,8 @@ use postgres::{Client, NoTls};
 
 use crate::error_chain::error_chain;
 
-/// A view reads about this many events one by one, or twice as many: a dashboard of who sends an eighth of them waits 3 ms
-/// for that (`benches/queries`). Folding twice as often costs the server half as much again.
+/// A view reads about this many events one by one, or twice as many: at 0.8 µs each, a dashboard of who sends an eighth of
+/// them waits 2 to 4 ms for that. Folding 10,000 at a time costs the server half as much again, 100,000 a quarter less.
 const FOLDED_EVENTS: u64 = 20_000;
 /// Each fold makes all writers wait for each other once.
 const FOLD_INTERVAL_MIN: Duration = Duration::from_secs(2);
