@@ -14,8 +14,9 @@ use serde::Serialize;
 const FINDINGS_MAX: i64 = 20;
 
 /// No check takes longer, however many rows there are.
+/// Code would be compiled for each chunk again: 18 s for a query of 0.3 s.
 /// Rows that are being dropped are waited for: gone for every snapshot, they are counted as dropped only in later ones.
-const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL timezone = 'UTC'; \
+const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off; \
                         LOCK TABLE usage_events IN ACCESS SHARE MODE";
 
 /// Why there is no result.
