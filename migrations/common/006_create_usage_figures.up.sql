@@ -137,6 +137,22 @@ CREATE TABLE IF NOT EXISTS usage_adjustments (
 );
 CREATE INDEX IF NOT EXISTS usage_adjustments_organization_idx ON usage_adjustments (organization_id, month);
 
+-- Adjustments become visible in the order of their ids, so that whoever remembers the last one misses none: who enters one
+-- takes the lock of a fold first.
+CREATE OR REPLACE FUNCTION usage_order_adjustments()
+RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('usage_fold'),
+                                  format('%I.usage_bounds', TG_TABLE_SCHEMA)::regclass::oid::integer);
+    RETURN NULL;
+END
+$$;
+DROP TRIGGER IF EXISTS usage_order_adjustments ON usage_adjustments;
+CREATE TRIGGER usage_order_adjustments BEFORE INSERT ON usage_adjustments
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_order_adjustments();
+
 -- What was billed stays as it was billed.
 CREATE OR REPLACE FUNCTION usage_refuse_change()
 RETURNS trigger
@@ -167,6 +183,7 @@ COMMENT ON TABLE usage_daily_figures IS 'Folded usage by UTC day, organization a
 COMMENT ON TABLE usage_late_figures IS 'Late events, by hour, until the next fold adds them to the figures';
 COMMENT ON TABLE usage_arrivals IS 'How far events have come, statement by statement, until the next bound is chosen';
 COMMENT ON TABLE usage_closed_months IS 'Closed months, with the checksum of their frozen figures';
+COMMENT ON FUNCTION usage_order_adjustments() IS 'Trigger: adjustments become visible in the order of their ids';
 COMMENT ON FUNCTION usage_refuse_change() IS 'Trigger: what customers were billed from does not change';
 COMMENT ON TABLE usage_invoice_basis IS 'What each organization used in a closed month, as frozen when it was closed';
 COMMENT ON TABLE usage_adjustments IS 'What was added to the usage of a closed month afterwards; signed differences';

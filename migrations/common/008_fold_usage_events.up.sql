@@ -253,16 +253,17 @@ $$;
 
 -- Every instance of `usage-processor run` folds, with the rights of the tables' owner. A writer that is stuck holds up an
 -- announcement, and with it the other writers, for no longer than the lock timeout. Times become text and times again, which
--- must not depend on the caller: 'IST' is written for Kolkata and read as Jerusalem.
+-- must not depend on the caller: 'IST' is written for Kolkata and read as Jerusalem. Compiling their queries takes longer
+-- than running them.
 DO $$
 DECLARE
-    names constant text := format('pg_catalog, %I, pg_temp', current_schema());
-    dates constant text := 'SET DateStyle = ISO SET TimeZone = UTC ';
+    names    constant text := format('pg_catalog, %I, pg_temp', current_schema());
+    settings constant text := 'SET DateStyle = ISO SET TimeZone = UTC SET jit = off ';
 BEGIN
-    EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 ' || dates ||
+    EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 ' || settings ||
             'SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER ' || dates || 'SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) ' || dates || 'SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER ' || settings || 'SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) ' || settings || 'SET search_path = ' || names;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION usage_begin_fold(timestamptz), usage_fold(), usage_rebuild_day(date) FROM PUBLIC;

@@ -173,7 +173,7 @@ $$;
 -- Whatever calls them need not have the search_path of now, nor write times in a way that is read as the same time (008).
 DO $$
 DECLARE
-    settings constant text := format('SET DateStyle = ISO SET TimeZone = UTC SET search_path = pg_catalog, %I, pg_temp',
+    settings constant text := format('SET DateStyle = ISO SET TimeZone = UTC SET jit = off SET search_path = pg_catalog, %I, pg_temp',
                                      current_schema());
 BEGIN
     EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) ' || settings;
