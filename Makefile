@@ -10,7 +10,7 @@ STEP := tests/step
 INSTALL := tests/servers/install
 # Runs a command beside a private PostgreSQL and a private Kafka broker.
 WITH_SERVERS := tests/servers/with
-SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh install postgres stop with) $(addprefix tuning/,common.sh drain-settings fetch-settings ledger-cost)
+SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh install postgres stop with) $(addprefix tuning/,common.sh compression drain-settings fetch-settings folding ledger-cost synthetic-events.sh) benches/queries
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
 # These load the machine themselves, and run one after the other.
@@ -61,6 +61,12 @@ chaos: ## break servers and processors at random for a while (DURATION=10m SEED=
 	@$(STEP) "install what is missing" $(INSTALL) test
 	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
 	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
+
+.PHONY: bench-queries
+bench-queries: ## how long dashboards wait beside 10,000 events/s, into tuning/queries (ROWS=20000000 PROFILE=timescaledb)
+	@$(STEP) "install what is missing" $(INSTALL) test
+	@$(STEP) "release build" cargo build --release --locked
+	@env ROWS="$(or $(ROWS),20000000)" PROFILE="$(or $(PROFILE),timescaledb)" $(WITH_SERVERS) benches/queries
 
 FUZZ_SECONDS ?= 60
 # What the fuzzer finds goes below fuzz/target; the committed corpora are only read. No sanitizer: there is no unsafe code
