@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use postgres::config::TargetSessionAttrs;
+use postgres::error::Severity;
 use postgres::{Client, GenericClient, NoTls};
 
 use crate::offsets::{Offset, Partition};
@@ -171,7 +172,11 @@ pub fn session_config(config: &postgres::Config, application_name: &str) -> post
         .application_name(application_name)
         // Of several hosts not a standby, which may be behind.
         .target_session_attrs(TargetSessionAttrs::ReadWrite)
-        .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
+        .notice_callback(|notice| {
+            let is_warning = notice.parsed_severity() == Some(Severity::Warning);
+            let level = if is_warning { log::Level::Warn } else { log::Level::Debug };
+            log::log!(level, "PostgreSQL: {}", notice.message());
+        })
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_user_timeout(TCP_USER_TIMEOUT)
         .keepalives(true)

@@ -1,4 +1,4 @@
--- What events add up to, kept for ever: figures by hour, endpoint and day that only ever grow by what was written.
+-- What events add up to, kept for ever: figures by hour, endpoint and day that grow by what is written.
 -- There is no refresh that could compute a bucket anew from rows that are gone.
 --
 -- Every event is in exactly one of three places for whoever reads (the views of 009 add them up):
@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS usage_bounds (
     newest_time    timestamptz NOT NULL DEFAULT '-infinity', -- of all that has arrived; how far they may go once nothing does
     fold_step      interval    NOT NULL DEFAULT '10 minutes' -- most that is folded at once; grows and shrinks to take seconds
                    CHECK (fold_step > INTERVAL '0'),
+    announce_after timestamptz NOT NULL DEFAULT '-infinity', -- no bound is announced before: a stuck writer stood in the way
     next_floor     timestamptz NOT NULL DEFAULT '-infinity', -- what usage_tail_floor() becomes an hour after
     next_floor_at  timestamptz NOT NULL DEFAULT '-infinity',
     retained_since timestamptz NOT NULL DEFAULT '-infinity', -- events before it are refused: their rows are dropped, or about to be
@@ -163,6 +164,21 @@ BEGIN
         USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'What is to be corrected is a new row of usage_adjustments.';
 END
 $$;
+CREATE OR REPLACE FUNCTION usage_refuse_addition()
+RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM usage_closed_months WHERE month = NEW.month) THEN
+        RAISE EXCEPTION 'the figures of % are frozen', to_char(NEW.month AT TIME ZONE 'UTC', 'YYYY-MM')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'What is to be corrected is a new row of usage_adjustments.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+DROP TRIGGER IF EXISTS usage_refuse_addition ON usage_invoice_basis;
+CREATE TRIGGER usage_refuse_addition BEFORE INSERT ON usage_invoice_basis
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse_addition();
 DO $$
 DECLARE
     billed text;
@@ -184,6 +200,7 @@ COMMENT ON TABLE usage_late_figures IS 'Late events, by hour, until the next fol
 COMMENT ON TABLE usage_arrivals IS 'How far events have come, statement by statement, until the next bound is chosen';
 COMMENT ON TABLE usage_closed_months IS 'Closed months, with the checksum of their frozen figures';
 COMMENT ON FUNCTION usage_order_adjustments() IS 'Trigger: adjustments become visible in the order of their ids';
+COMMENT ON FUNCTION usage_refuse_addition() IS 'Trigger: a closed month gets no further figures';
 COMMENT ON FUNCTION usage_refuse_change() IS 'Trigger: what customers were billed from does not change';
 COMMENT ON TABLE usage_invoice_basis IS 'What each organization used in a closed month, as frozen when it was closed';
 COMMENT ON TABLE usage_adjustments IS 'What was added to the usage of a closed month afterwards; signed differences';

@@ -31,7 +31,7 @@ BEGIN
     IF oldest < bounds.folding_until THEN
         INSERT INTO usage_late_figures
         SELECT CASE WHEN time < bounds.folded_until THEN bounds.folded_until ELSE bounds.folding_until END,
-               date_bin('1 hour', time, '0001-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
+               date_bin('1 hour', time, '1970-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
                count(*), count(*) FILTER (WHERE billable), coalesce(sum(weight) FILTER (WHERE billable), 0),
                sum(response_time_ms), count(*) FILTER (WHERE status_code BETWEEN 200 AND 299),
                count(*) FILTER (WHERE status_code BETWEEN 400 AND 499),
@@ -40,10 +40,12 @@ BEGIN
          WHERE time < bounds.folding_until
          GROUP BY 1, 2, 3, 4, 5, 6;
     END IF;
-    -- Of many events a sample of 250 tells enough.
+    -- Of many events a sample of 250 tells enough. Late ones are late wherever the next bound lies.
     SELECT percentile_disc(0.05) WITHIN GROUP (ORDER BY time) INTO low
-      FROM inserted WHERE event_count <= 500 OR random() < 250.0 / event_count;
-    INSERT INTO usage_arrivals VALUES (coalesce(low, oldest), newest, event_count);
+      FROM inserted WHERE time >= bounds.folding_until AND (event_count <= 500 OR random() < 250.0 / event_count);
+    IF low IS NOT NULL THEN
+        INSERT INTO usage_arrivals VALUES (low, newest, event_count);
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -27,6 +27,9 @@ BEGIN
         RETURN false;
     END IF;
     SELECT * INTO STRICT bounds FROM usage_bounds;
+    IF bounds.announce_after > now() THEN
+        RETURN false;
+    END IF;
     IF bounds.folding_until > bounds.folded_until THEN
         RETURN bounds.due_until > bounds.folding_until; -- Announced already, and still to be folded.
     END IF;
@@ -54,7 +57,11 @@ BEGIN
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtext('usage_bounds'), 'usage_bounds'::regclass::oid::integer);
     EXCEPTION WHEN lock_not_available THEN
-        RETURN false; -- A writer is stuck. Nobody else should be for its sake: another time.
+        -- Nobody else should be stuck for its sake: not before ten seconds have passed, however many there are to try.
+        UPDATE usage_bounds SET announce_after = now() + INTERVAL '10 seconds';
+        RAISE WARNING 'events cannot be folded beyond %: a transaction that has written events does not end', bounds.folded_until
+            USING HINT = 'pg_stat_activity shows it by its xact_start.';
+        RETURN false;
     END;
     UPDATE usage_bounds SET folding_until = reached;
     -- Writers wait for this commit, but need not wait for the disk: what they commit is flushed behind it.
@@ -91,7 +98,7 @@ BEGIN
         WITH late AS (
             DELETE FROM usage_late_figures RETURNING *
         ), increments AS (
-            SELECT NULL::timestamptz AS counts_from, date_bin('1 hour', time, '0001-01-01 00:00:00+00') AS bucket,
+            SELECT NULL::timestamptz AS counts_from, date_bin('1 hour', time, '1970-01-01 00:00:00+00') AS bucket,
                    organization_id, api_key_id, endpoint, method, count(*) AS total_requests, count(*) FILTER (WHERE billable) AS billable_requests,
                    coalesce(sum(weight) FILTER (WHERE billable), 0) AS billable_units,
                    sum(response_time_ms) AS response_time_ms_sum,
@@ -116,8 +123,8 @@ BEGIN
                 success_count        = f.success_count        + excluded.success_count,
                 client_error_count   = f.client_error_count   + excluded.client_error_count,
                 error_count          = f.error_count          + excluded.error_count,
-                endpoint_hashes      = CASE WHEN f.endpoint_hashes @> excluded.endpoint_hashes THEN f.endpoint_hashes
-                    ELSE ARRAY(SELECT DISTINCT unnest(f.endpoint_hashes || excluded.endpoint_hashes)) END
+                endpoint_hashes      =
+                    ARRAY(SELECT DISTINCT unnest(f.endpoint_hashes || excluded.endpoint_hashes) ORDER BY 1)
         ), endpoints AS (
             INSERT INTO usage_endpoint_hourly_figures AS f
             SELECT bucket, organization_id, endpoint, method, sum(total_requests), sum(billable_requests),
@@ -180,28 +187,36 @@ END
 $$;
 
 -- Computes the figures of a UTC day anew from its rows, after rows or figures were changed by hand. Refuses a day whose rows
--- may be gone: before retained_since only what retention has kept, since its figures are not proven, can be mended. The
--- difference to what was billed is an adjustment. Returns the day's events before folded_until.
-CREATE OR REPLACE FUNCTION usage_rebuild_day(day date)
+-- are gone, or some of them: dropped by retention or by anything else, or fewer than were written by the ledger, unless
+-- `rows_are_right`. The difference to what was billed is an adjustment. Returns the day's events before folded_until.
+CREATE OR REPLACE FUNCTION usage_rebuild_day(day date, rows_are_right boolean DEFAULT false)
 RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    bounds      usage_bounds;
-    day_start   constant timestamptz := day::timestamp AT TIME ZONE 'UTC';
-    day_end     constant timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
-    event_count bigint;
+    bounds        usage_bounds;
+    day_start     constant timestamptz := day::timestamp AT TIME ZONE 'UTC';
+    day_end       constant timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
+    row_count     bigint;
+    written_count bigint;
+    event_count   bigint;
 BEGIN
     -- Nobody drops the day's rows between the question whether they are there and their use.
     PERFORM pg_advisory_xact_lock(hashtext('usage_drop_expired'), 'usage_bounds'::regclass::oid::integer);
     PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
     SELECT * INTO STRICT bounds FROM usage_bounds;
-    IF day_start < bounds.retained_since
-       AND (NOT EXISTS (SELECT FROM usage_ranges_before(bounds.retained_since)
-                         WHERE range_start <= day_start AND range_end >= day_end)
-            OR EXISTS (SELECT FROM usage_retention_drops WHERE event_day = day)) THEN
-        RAISE EXCEPTION 'the figures of % cannot be rebuilt: rows are retained since %', day, bounds.retained_since
+    IF EXISTS (SELECT FROM usage_retention_drops WHERE event_day = day)
+       OR NOT EXISTS (SELECT FROM usage_ranges_before('infinity') WHERE range_start <= day_start AND range_end >= day_end)
+          AND (day_start < bounds.retained_since OR EXISTS (SELECT FROM usage_daily_figures WHERE bucket = day_start)) THEN
+        RAISE EXCEPTION 'the figures of % cannot be rebuilt: its rows are gone', day
             USING ERRCODE = 'UP001', HINT = 'Its figures are all that is left of its events.';
+    END IF;
+    EXECUTE format('SELECT count(*) FROM usage_events WHERE time >= %L AND time < %L', day_start, day_end) INTO row_count;
+    SELECT coalesce(sum(written), 0) INTO written_count FROM usage_ledger_days WHERE event_day = day;
+    IF row_count < written_count AND NOT rows_are_right THEN
+        RAISE EXCEPTION '% has % rows, but % were written', day, row_count, written_count
+            USING ERRCODE = 'UP001',
+                  HINT = format('If they were deleted on purpose: SELECT usage_rebuild_day(%L, rows_are_right => true)', day);
     END IF;
     EXECUTE format($rebuild$
         WITH hours AS (
@@ -214,7 +229,7 @@ BEGIN
             DELETE FROM usage_late_figures WHERE bucket >= %1$L AND bucket < %2$L AND counts_from <= %3$L
         ), rebuilt AS (
             INSERT INTO usage_late_figures
-            SELECT '-infinity', date_bin('1 hour', time, '0001-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
+            SELECT '-infinity', date_bin('1 hour', time, '1970-01-01 00:00:00+00'), organization_id, api_key_id, endpoint, method,
                    count(*), count(*) FILTER (WHERE billable), coalesce(sum(weight) FILTER (WHERE billable), 0),
                    sum(response_time_ms), count(*) FILTER (WHERE status_code BETWEEN 200 AND 299),
                    count(*) FILTER (WHERE status_code BETWEEN 400 AND 499),
@@ -263,14 +278,14 @@ BEGIN
     EXECUTE 'ALTER FUNCTION usage_begin_fold(timestamptz) SECURITY DEFINER SET lock_timeout = 500 ' || settings ||
             'SET search_path = ' || names;
     EXECUTE 'ALTER FUNCTION usage_fold() SECURITY DEFINER ' || settings || 'SET search_path = ' || names;
-    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date) ' || settings || 'SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_rebuild_day(date, boolean) ' || settings || 'SET search_path = ' || names;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION usage_begin_fold(timestamptz), usage_fold(), usage_rebuild_day(date) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION usage_begin_fold(timestamptz), usage_fold(), usage_rebuild_day(date, boolean) FROM PUBLIC;
 
 COMMENT ON FUNCTION usage_tail_floor() IS 'A time before which everything is folded; a planner''s hint, not the bound itself';
 COMMENT ON FUNCTION usage_begin_fold(timestamptz) IS
     'Announces how far events are to be folded next; returns whether more than that is due';
 COMMENT ON FUNCTION usage_fold() IS 'Adds events up to the announced bound, and late ones, to the figures; returns how many';
-COMMENT ON FUNCTION usage_rebuild_day(date) IS
+COMMENT ON FUNCTION usage_rebuild_day(date, boolean) IS
     'Computes the figures of a retained UTC day anew from its rows; returns how many events it holds';

@@ -19,7 +19,7 @@ $$;
 -- tenth of the cost.) The upper bound keeps nothing out: an open range is planned as a third of a day's rows, with parallel
 -- workers or a scan of the day; one with two ends as a two-hundredth, which is nearer to what it is.
 CREATE OR REPLACE VIEW usage_unfolded AS
-SELECT date_bin('1 hour', time, '0001-01-01 00:00:00+00') AS bucket, organization_id, api_key_id, endpoint, method,
+SELECT date_bin('1 hour', time, '1970-01-01 00:00:00+00') AS bucket, organization_id, api_key_id, endpoint, method,
        count(*)                                                AS total_requests,
        count(*) FILTER (WHERE billable)                        AS billable_requests,
        coalesce(sum(weight) FILTER (WHERE billable), 0)        AS billable_units,

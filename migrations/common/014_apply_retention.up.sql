@@ -51,8 +51,7 @@ BEGIN
                  WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
                        IS DISTINCT FROM ROW (f.total_requests, f.billable_requests, f.billable_units, f.response_time_ms_sum,
                                              f.success_count, f.client_error_count, f.error_count)
-                    OR NOT (r.hashes @> f.endpoint_hashes AND f.endpoint_hashes @> r.hashes)
-                    OR cardinality(r.hashes) <> cardinality(f.endpoint_hashes))
+                    OR r.hashes IS DISTINCT FROM f.endpoint_hashes)
              + (SELECT count(*) FROM endpoints AS r
                   FULL JOIN endpoint_figures AS f USING (bucket, organization_id, endpoint, method)
                  WHERE ROW (r.requests, r.billable, r.units, r.ms, r.good, r.bad, r.failed)
@@ -128,6 +127,7 @@ BEGIN
         EXCEPTION WHEN lock_not_available THEN
             RAISE WARNING 'events of % could not be dropped: somebody has been reading usage_events for too long',
                 (expired.range_start AT TIME ZONE 'UTC')::date;
+            EXIT; -- Whoever waits behind us waits once.
         END;
     END LOOP;
     RETURN dropped_count;
@@ -179,7 +179,7 @@ BEGIN
     EXECUTE 'ALTER FUNCTION usage_prove_figures(timestamptz, timestamptz) ' || settings;
     EXECUTE 'ALTER FUNCTION usage_prove_expired() ' || settings;
     -- Others wait behind whoever waits for a lock: not for long.
-    EXECUTE 'ALTER FUNCTION usage_drop_proven(jsonb) SET lock_timeout = 2000 ' || settings;
+    EXECUTE 'ALTER FUNCTION usage_drop_proven(jsonb) SET lock_timeout = 500 ' || settings;
     EXECUTE 'ALTER FUNCTION usage_advance_retention() SET lock_timeout = 500 ' || settings;
     EXECUTE 'ALTER FUNCTION usage_apply_retention() ' || settings;
 END

@@ -24,10 +24,10 @@ DECLARE
     bounds      usage_bounds;
     organization_count bigint;
 BEGIN
-    IF extract(day FROM usage_close_month.month) <> 1 THEN
+    IF NOT isfinite(usage_close_month.month) OR extract(day FROM usage_close_month.month) IS DISTINCT FROM 1 THEN
         RAISE EXCEPTION '% is not the first day of a month', usage_close_month.month USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF usage_close_month.month IS NULL OR grace IS NULL OR grace < INTERVAL '0' THEN
+    IF grace IS NULL OR month_end + grace < month_end THEN
         RAISE EXCEPTION 'a month cannot be closed before it is over' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('usage_fold'), 'usage_bounds'::regclass::oid::integer);
@@ -77,13 +77,11 @@ BEGIN
           LEFT JOIN usage_invoice_basis AS basis ON basis.month = closed.month AND basis.organization_id = org_id
          WHERE closed.month = month_start
         UNION ALL
-        SELECT * FROM (
-            SELECT 'adjustment', added.adjustment_id, added.recorded_at, added.total_requests, added.billable_requests,
-                   added.billable_units, added.reason
-              FROM usage_adjustments AS added
-             WHERE added.organization_id = org_id AND added.month = month_start
-             ORDER BY added.adjustment_id
-        ) AS adjustments;
+        SELECT 'adjustment', added.adjustment_id, added.recorded_at, added.total_requests, added.billable_requests,
+               added.billable_units, added.reason
+          FROM usage_adjustments AS added
+         WHERE added.organization_id = org_id AND added.month = month_start
+         ORDER BY 2 NULLS FIRST;
 END
 $$;
 
@@ -91,7 +89,7 @@ DO $$
 DECLARE
     names constant text := format('pg_catalog, %I, pg_temp', current_schema());
 BEGIN
-    EXECUTE 'ALTER FUNCTION usage_close_month(date, interval) SET search_path = ' || names;
+    EXECUTE 'ALTER FUNCTION usage_close_month(date, interval) SET TimeZone = UTC SET search_path = ' || names;
     -- Readers see the statements without the tables behind them.
     EXECUTE 'ALTER FUNCTION usage_statement(uuid, date) SECURITY DEFINER SET search_path = ' || names;
     EXECUTE 'ALTER FUNCTION usage_month_checksum(timestamptz) SECURITY DEFINER SET search_path = ' || names;

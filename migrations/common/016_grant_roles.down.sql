@@ -1,3 +1,4 @@
+DROP FUNCTION IF EXISTS usage_revoke_tenant(name, uuid);
 DROP FUNCTION IF EXISTS usage_grant_tenant(name, uuid);
 DROP VIEW IF EXISTS usage_tenant_monthly, usage_tenant_daily, usage_tenant_endpoint_hourly, usage_tenant_hourly;
 DROP TABLE IF EXISTS usage_tenants;

@@ -43,8 +43,13 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', namespace, role);
     EXECUTE format('GRANT SELECT ON %1$I.usage_hourly, %1$I.usage_endpoint_hourly, %1$I.usage_daily, '
                    '%1$I.usage_monthly TO %2$I', namespace, role);
+    -- The last three are asked by the views; not every database lets everybody execute functions.
     EXECUTE format('GRANT EXECUTE ON FUNCTION %1$I.usage_statement(uuid, date), '
-                   '%1$I.usage_month_checksum(timestamptz) TO %2$I', namespace, role);
+                   '%1$I.usage_month_checksum(timestamptz), %1$I.get_current_month_usage(uuid), '
+                   '%1$I.usage_by_day(uuid, date, date), %1$I.usage_top_endpoints(uuid, timestamptz, integer), '
+                   '%1$I.usage_error_rate(uuid, timestamptz), %1$I.usage_tail_floor(), '
+                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct(bigint[]) TO %2$I',
+                   namespace, role);
 END
 $$;
 
@@ -82,10 +87,20 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', namespace, role);
     EXECUTE format('GRANT SELECT ON %1$I.usage_tenant_hourly, %1$I.usage_tenant_endpoint_hourly, '
                    '%1$I.usage_tenant_daily, %1$I.usage_tenant_monthly TO %2$I', namespace, role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %1$I.usage_tail_floor(), '
+                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct(bigint[]) TO %2$I',
+                   namespace, role);
     INSERT INTO usage_tenants VALUES (role, org_id) ON CONFLICT DO NOTHING;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION usage_grant_writer(name), usage_grant_reader(name), usage_grant_tenant(name, uuid) FROM PUBLIC;
+
+-- To be called before a role is dropped: another one of its name would see the same.
+CREATE OR REPLACE FUNCTION usage_revoke_tenant(role name, org_id uuid)
+RETURNS void
+LANGUAGE sql
+AS $$ DELETE FROM usage_tenants WHERE role_name = role AND organization_id = org_id $$;
+REVOKE EXECUTE ON FUNCTION usage_grant_writer(name), usage_grant_reader(name), usage_grant_tenant(name, uuid),
+    usage_revoke_tenant(name, uuid) FROM PUBLIC;
 
 -- A writer may have a missing partition made, and does not own the table. The definer's rights hold for this one
 -- function, which finds its names in the schema of its table whatever the caller's search_path says.
@@ -102,4 +117,5 @@ $$;
 COMMENT ON FUNCTION usage_grant_writer(name) IS 'Gives a role what the process that writes events needs, and nothing else';
 COMMENT ON FUNCTION usage_grant_reader(name) IS 'Lets a role read usage and statements of all organizations, and no event';
 COMMENT ON FUNCTION usage_grant_tenant(name, uuid) IS 'Lets a role read the usage of an organization, and of no other';
+COMMENT ON FUNCTION usage_revoke_tenant(name, uuid) IS 'Takes back what usage_grant_tenant() has given';
 COMMENT ON TABLE usage_tenants IS 'Which role may see which organization in the usage_tenant_* views';

@@ -220,3 +220,14 @@ INSERT INTO usage_invoice_basis SELECT * FROM usage_invoice_basis
 SELECT concat_ws(' ', (SELECT count(*) FROM usage_closed_months), (SELECT count(*) FROM usage_invoice_basis),
                  (SELECT count(*) FROM usage_adjustments));
 -- = 3 3 7
+
+-- Nothing is added to what is frozen, and no month is closed that is none.
+INSERT INTO usage_invoice_basis VALUES ('2025-03-01 00:00Z', id_of('f'), 9, 9, 9, 9, 9, 0, 0, 1);
+-- ! 55000
+SELECT usage_close_month('-infinity')::text;
+-- ! 22023
+SELECT usage_close_month('infinity')::text;
+-- ! 22023
+-- Equal to nothing, and yet before the end of a month of 31 days.
+SELECT usage_close_month('2024-12-01', '-1 mon +29 days')::text;
+-- ! 22023

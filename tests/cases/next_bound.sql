@@ -66,14 +66,15 @@ SELECT bounds();
 -- = 12:01:39 13:00:09
 SELECT usage_fold()::text;
 -- = 13
--- Nine of 200 events are late, in the same statement: the tenth decides, which is the first of those that are not.
+-- Nine events of a statement are late: of the 191 others the tenth decides. Before it lie nine, 191 of the run before, and the
+-- late ones.
 CALL add_run('2025-06-30 14:00Z', 191, late => 9);
 SELECT usage_begin_fold()::text;
 -- = false
 SELECT bounds();
--- = 13:00:09 14:00:00
+-- = 13:00:09 14:00:09
 SELECT usage_fold()::text;
--- = 200
+-- = 209
 
 -- More is due than a step: it says so, and how far it will go is kept although nothing arrives.
 UPDATE usage_bounds SET fold_step = INTERVAL '10 minutes';
@@ -81,16 +82,16 @@ CALL add_run('2025-06-30 15:00Z', 1);
 SELECT usage_begin_fold()::text;
 -- = true
 SELECT bounds();
--- = 14:00:00 14:10:00
+-- = 14:00:09 14:10:09
 SELECT usage_begin_fold()::text;
 -- = true
 SELECT usage_fold()::text;
--- = 191
+-- = 182
 UPDATE usage_bounds SET fold_step = INTERVAL '1 day';
 SELECT usage_begin_fold()::text;
 -- = false
 SELECT bounds();
--- = 14:10:00 15:00:00
+-- = 14:10:09 15:00:00
 SELECT usage_fold()::text;
 -- = 0
 

@@ -241,7 +241,7 @@ CALL fold_all();
 SELECT usage_begin_fold('infinity')::text;
 -- = false
 SELECT usage_fold()::text;
--- = 1
+-- = 0
 SELECT usage_apply_retention()::text;
 -- = 0
 SELECT (folded_until <= now() AND retained_since <= now() - INTERVAL '90 days'
@@ -249,5 +249,28 @@ SELECT (folded_until <= now() AND retained_since <= now() - INTERVAL '90 days'
 -- = true
 SELECT usage_apply_retention()::text;
 -- = 20
+SELECT sum(total_requests)::text FROM usage_daily;
+-- = 221
+
+-- Rows that went by any other way than retention's: their figures stay, and no bill is corrected for them.
+SET client_min_messages = warning;
+INSERT INTO usage_ledger_days (event_day, source, written)
+SELECT (bucket AT TIME ZONE 'UTC')::date, 'replay', total_requests FROM usage_daily_figures
+ WHERE bucket = (SELECT max(bucket) FROM usage_daily_figures);
+DELETE FROM usage_events WHERE time >= (SELECT max(bucket) FROM usage_daily_figures)
+                           AND time < (SELECT max(bucket) + INTERVAL '1 day' FROM usage_daily_figures);
+SELECT usage_rebuild_day((SELECT (max(bucket) AT TIME ZONE 'UTC')::date FROM usage_daily_figures))::text;
+-- ! UP001
+SELECT sum(total_requests)::text FROM usage_daily;
+-- = 221
+DO $$
+BEGIN
+    PERFORM usage_drop_range(range_start, range_end) FROM usage_ranges_before('infinity')
+      WHERE range_start <= (SELECT max(bucket) FROM usage_daily_figures)
+        AND range_end > (SELECT max(bucket) FROM usage_daily_figures);
+END
+$$;
+SELECT usage_rebuild_day((SELECT (max(bucket) AT TIME ZONE 'UTC')::date FROM usage_daily_figures), true)::text;
+-- ! UP001
 SELECT sum(total_requests)::text FROM usage_daily;
 -- = 221

@@ -343,6 +343,10 @@ fn a_stuck_writer_holds_nobody_up_for_long() {
         assert!(!announced.unwrap().get::<_, bool>(0), "{profile}: the stuck writer does not know the bound");
 
         stuck.commit().unwrap();
+        // For ten seconds nobody tries again, however many there are.
+        assert_eq!(database.text("SELECT usage_begin_fold(now())::text"), "false");
+        assert_eq!(database.text("SELECT (folding_until > folded_until)::text FROM usage_bounds"), "false");
+        database.client.execute("UPDATE usage_bounds SET announce_after = now()", &[]).unwrap();
         database.client.execute(begin, &[]).unwrap();
         // Once a bound is announced, who is stuck does not keep it from being reached.
         let mut stuck = stuck_client.transaction().unwrap();
