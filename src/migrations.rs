@@ -52,7 +52,7 @@ pub enum State {
 
 /// Applies every migration that is missing, oldest first, and returns those it applied.
 ///
-/// A `usage_events` that no migration has made is refused: [`adopt`] takes it over. On a database that is migrated already,
+/// A `usage_events` that no migration has made is refused: [`adopt()`] takes it over. On a database that is migrated already,
 /// `choice` must be `Auto` or what it was migrated as. Migrations of a newer
 /// program are let be, so that instances of two versions can share a database during an upgrade.
 ///
