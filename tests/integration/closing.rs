@@ -104,3 +104,29 @@ fn closing_while_others_write_and_fold_loses_nothing() {
         assert_eq!(database.text(unchanged), "true");
     }
 }
+
+/// Whoever remembers the last adjustment that was invoiced must not miss one that commits behind it.
+#[test]
+fn adjustments_become_visible_in_the_order_of_their_ids() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        database
+            .client
+            .batch_execute("INSERT INTO usage_closed_months (month, organizations, checksum) VALUES ('2025-01-01 00:00Z', 0, '')")
+            .unwrap();
+        let adjust = "INSERT INTO usage_adjustments (month, organization_id, total_requests, billable_requests, billable_units,
+                                                     response_time_ms_sum, success_count, client_error_count, error_count, reason)
+                      VALUES ('2025-01-01 00:00Z', gen_random_uuid(), 1, 1, 1, 1, 1, 0, 0, 'by hand')";
+        let mut slow_client = database.connect();
+        let mut slow = slow_client.transaction().unwrap();
+        slow.batch_execute(adjust).unwrap();
+
+        let mut other = database.connect();
+        other.batch_execute("SET lock_timeout = '300ms'").unwrap();
+        let overtaken = other.batch_execute(adjust).unwrap_err();
+        assert_eq!(overtaken.code(), Some(&SqlState::LOCK_NOT_AVAILABLE), "{profile}: {overtaken:?}");
+        slow.commit().unwrap();
+        other.batch_execute(adjust).unwrap();
+        assert_eq!(database.text("SELECT count(*)::text FROM usage_adjustments"), "2");
+    }
+}

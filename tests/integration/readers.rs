@@ -231,6 +231,32 @@ fn a_tenant_sees_its_organizations_and_nothing_of_others() {
 }
 
 #[test]
+fn a_tenant_sees_nothing_once_it_is_revoked_and_needs_nothing_of_everybodys() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        // As where not everybody may execute functions.
+        database
+            .client
+            .batch_execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+            .unwrap();
+        filled(&mut database);
+        let mut reader =
+            Role::create(&mut database, "reader", &["SELECT usage_grant_reader('ROLE')".to_owned()]);
+        assert_eq!(
+            reader.texts(&format!("SELECT total_requests::text FROM get_current_month_usage('{B}')")).len(),
+            1
+        );
+        let mut tenant =
+            Role::create(&mut database, "tenant", &[format!("SELECT usage_grant_tenant('ROLE', '{A}')")]);
+        let usage = "SELECT sum(total_requests)::text FROM usage_tenant_daily HAVING count(*) > 0";
+        assert_eq!(tenant.texts(usage), ["9"], "{profile}");
+        let revoke = format!("SELECT usage_revoke_tenant('{}', '{A}')", tenant.name);
+        database.client.batch_execute(&revoke).unwrap();
+        assert_eq!(tenant.texts(usage), [""; 0], "{profile}");
+    }
+}
+
+#[test]
 fn a_tenants_filter_reaches_the_index_of_the_figures() {
     for profile in profiles() {
         let mut database = Database::migrated(profile);
