@@ -35,7 +35,7 @@ CREATE INDEX IF NOT EXISTS usage_events_endpoint_idx ON usage_events (endpoint, 
 -- What is folded next, and the latest events.
 CREATE INDEX IF NOT EXISTS usage_events_time_idx ON usage_events (time DESC);
 
--- How a chunk is laid out once compressed; when that happens is a policy's business (017). By organization alone: many api
+-- How a chunk is laid out once compressed; when that happens is a policy's business (018). By organization alone: many api
 -- keys have too few requests a day to fill blocks of their own. The Bloom filter finds a request by its id; those that
 -- TimescaleDB derives from the indexes by itself take three times its size and find nothing faster. (None at all, an empty
 -- list, lets a redelivery crash the server of 2.28: timescale/timescaledb issue 10414.)

@@ -88,7 +88,8 @@ macro_rules! every_migration_of {
             "common" "014" 14 "apply_retention",
             "common" "015" 15 "close_months",
             "common" "016" 16 "grant_roles",
-            $folder "017" 17 "maintain_usage",
+            "common" "017" 17 "maintain_usage",
+            $folder "018" 18 "schedule_maintenance",
         }
     };
 }

@@ -9,7 +9,7 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
     "006_create_usage_figures",
@@ -24,6 +24,7 @@ const ALL: [&str; 14] = [
     "015_close_months",
     "016_grant_roles",
     "017_maintain_usage",
+    "018_schedule_maintenance",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {

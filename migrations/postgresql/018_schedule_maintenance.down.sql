@@ -7,4 +7,3 @@ BEGIN
     END IF;
 END
 $$;
-DROP FUNCTION IF EXISTS usage_maintain();

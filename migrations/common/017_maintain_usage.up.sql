@@ -17,7 +17,9 @@ BEGIN
     proven := usage_prove_expired();
     ledger_rows_saved := usage_fold_ledger();
     events_folded := usage_fold();
-    partitions_made := usage_ensure_partitions((now() AT TIME ZONE 'UTC')::date, (now() AT TIME ZONE 'UTC')::date + 14);
+    IF to_regprocedure('usage_ensure_partitions(date, date)') IS NOT NULL THEN -- Chunks are made by TimescaleDB.
+        partitions_made := usage_ensure_partitions((now() AT TIME ZONE 'UTC')::date, (now() AT TIME ZONE 'UTC')::date + 14);
+    END IF;
     rows_dropped := usage_drop_proven(proven);
     has_moved := usage_advance_retention();
     -- Of a topic that has been silent for a day everything is folded, so that its months can be closed. By whole hours, or
@@ -35,19 +37,5 @@ BEGIN
 END
 $$;
 
--- Nothing here runs by itself: `usage-processor run` does it if it is given the owner's MAINTENANCE_DATABASE_URL, `usage-processor
--- maintain` under a timer, or pg_cron where this database has it.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_cron') THEN
-        RETURN;
-    ELSIF has_schema_privilege('cron', 'USAGE') THEN
-        PERFORM cron.schedule('usage-maintain', '7 * * * *', format('SELECT %I.usage_maintain()', current_schema()));
-    ELSE
-        RAISE WARNING 'pg_cron is not used: the role % may not use the schema cron', current_user;
-    END IF;
-END
-$$;
-
 COMMENT ON FUNCTION usage_maintain() IS
-    'Folds what is due, makes partitions ahead and applies retention; returns what it did; call it every hour';
+    'Folds what is due, makes partitions ahead where there are any, applies retention; returns what it did; for every hour';

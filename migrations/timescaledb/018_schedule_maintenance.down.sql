@@ -3,4 +3,3 @@ SELECT remove_compression_policy('usage_events', if_exists => true)
 SELECT delete_job(job_id) FROM timescaledb_information.jobs
  WHERE proc_name = 'usage_maintain_job' AND proc_schema = current_schema();
 DROP PROCEDURE IF EXISTS usage_maintain_job(integer, jsonb);
-DROP FUNCTION IF EXISTS usage_maintain();
