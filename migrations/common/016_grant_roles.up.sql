@@ -48,7 +48,7 @@ BEGIN
                    '%1$I.usage_month_checksum(timestamptz), %1$I.get_current_month_usage(uuid), '
                    '%1$I.usage_by_day(uuid, date, date), %1$I.usage_top_endpoints(uuid, timestamptz, integer), '
                    '%1$I.usage_error_rate(uuid, timestamptz), %1$I.usage_tail_floor(), '
-                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct(bigint[]) TO %2$I',
+                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct_of(bigint[]) TO %2$I',
                    namespace, role);
 END
 $$;
@@ -88,7 +88,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON %1$I.usage_tenant_hourly, %1$I.usage_tenant_endpoint_hourly, '
                    '%1$I.usage_tenant_daily, %1$I.usage_tenant_monthly TO %2$I', namespace, role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %1$I.usage_tail_floor(), '
-                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct(bigint[]) TO %2$I',
+                   '%1$I.usage_check_tail(timestamptz, timestamptz), %1$I.usage_count_distinct_of(bigint[]) TO %2$I',
                    namespace, role);
     INSERT INTO usage_tenants VALUES (role, org_id) ON CONFLICT DO NOTHING;
 END

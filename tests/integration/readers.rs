@@ -248,6 +248,9 @@ fn a_tenant_sees_nothing_once_it_is_revoked_and_needs_nothing_of_everybodys() {
         );
         let mut tenant =
             Role::create(&mut database, "tenant", &[format!("SELECT usage_grant_tenant('ROLE', '{A}')")]);
+        let endpoints = "SELECT (sum(unique_endpoints) > 0)::text FROM";
+        assert_eq!(reader.texts(&format!("{endpoints} usage_hourly")), ["true"], "{profile}");
+        assert_eq!(tenant.texts(&format!("{endpoints} usage_tenant_hourly")), ["true"], "{profile}");
         let usage = "SELECT sum(total_requests)::text FROM usage_tenant_daily HAVING count(*) > 0";
         assert_eq!(tenant.texts(usage), ["9"], "{profile}");
         let revoke = format!("SELECT usage_revoke_tenant('{}', '{A}')", tenant.name);
