@@ -92,6 +92,7 @@ fn no_offset_passes_while_the_dead_letter_topic_is_away() {
     assert!(matches!(case.topic.committed_offsets(&case.group)[..], [None | Some(0)]));
 
     broker.restart();
+    letters.await_leaders();
     case.wait_until_at_end();
     assert_eq!(case.rows(), 1);
     let messages = letters.messages();

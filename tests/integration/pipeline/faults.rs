@@ -147,6 +147,7 @@ fn a_broker_that_was_away_is_found_again() {
     broker.crash();
     thread::sleep(Duration::from_secs(2));
     broker.restart();
+    case.topic.await_leaders();
     let more = super::Traffic { seed: 43, ..traffic(5_000, "0%") };
     truth.merge(&case.generate(more, steady(5_000)));
     case.wait_until_at_end();

@@ -12,6 +12,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+/// For a broker on a machine with much else to do: one process, its own controller, whose sessions are short.
+const LEADER_PATIENCE: Duration = Duration::from_secs(60);
+
 /// One message to produce. Without a partition, the key's hash decides.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
@@ -108,6 +111,20 @@ impl TestTopic {
 
     fn partition_count(&self) -> i32 {
         self.partition_count.load(Ordering::SeqCst)
+    }
+
+    /// Returns when every partition has a leader: a broker that was started again answers before.
+    #[track_caller]
+    pub(crate) fn await_leaders(&self) {
+        let consumer: BaseConsumer = self.client_config().create().expect("create a consumer");
+        eventually("every partition has a leader", LEADER_PATIENCE, || {
+            let metadata = consumer.fetch_metadata(Some(&self.name), SERVER_TIMEOUT)?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            match partitions.filter(|partition| partition.leader() >= 0).count() {
+                count if i32::try_from(count) == Ok(self.partition_count()) => Ok(()),
+                _ => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)),
+            }
+        });
     }
 
     /// Adds a partition; from then on keys are spread differently.
