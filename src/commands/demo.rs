@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,8 @@ struct Demo {
     /// Before the target, and so gone before a mock cluster is, or it would complain of its loss.
     offsets: GroupOffsets,
     target: Target,
+    /// This program.
+    program: PathBuf,
     shutdown: Shutdown,
     seed: u64,
     /// About everything sent so far.
@@ -126,8 +129,9 @@ impl Demo {
         let brokers = args.kafka_brokers.as_deref().map(str::trim).filter(|brokers| !brokers.is_empty());
         let url = args.database.database_url.clone().unwrap_or_default();
         let target = Target::prepare(&database, url, brokers, topic, args.profile)?;
-        let offsets = GroupOffsets::new(&target)?;
-        let demo = Self { offsets, target, shutdown, seed, truth: Truth::default() };
+        let offsets = GroupOffsets::new(&target.route)?;
+        let program = std::env::current_exe().map_err(ProcessorError::Start)?;
+        let demo = Self { offsets, target, program, shutdown, seed, truth: Truth::default() };
         say(&format!("demo: {}, seed {seed}", demo.route(&super::connect::describe(&database))))?;
         if demo.target.is_mock() {
             say(
@@ -142,14 +146,14 @@ impl Demo {
         if self.target.is_mock() {
             "librdkafka's mock cluster (no Kafka broker)".to_owned()
         } else {
-            format!("Kafka at {}", self.target.brokers)
+            format!("Kafka at {}", self.target.route.brokers)
         }
     }
 
     fn route(&self, database: &str) -> String {
         format!(
             "topic and group {} with {PARTITION_COUNT} partitions on {}, into {database} ({})",
-            self.target.topic,
+            self.target.route.topic,
             self.broker(),
             self.target.server
         )
@@ -162,7 +166,8 @@ impl Demo {
         let generated = self.generate(count, Pace::Backlog { spread })?;
         let seconds = generated.elapsed.as_secs_f64();
         say(&format!("   produced in {seconds:.1} s; processing it ..."))?;
-        let run = Processor::start(&self.target, &["--stop-at-end"])?.wait(PATIENCE, &self.shutdown)?;
+        let run = Processor::start(&self.program, &self.target.route, &["--stop-at-end"])?
+            .wait(PATIENCE, &self.shutdown)?;
         let writing_time = measure::writing_time(&mut self.target.client)?;
         say(&format!("   processed in {:.1} s", run.elapsed.as_secs_f64()))?;
         Ok(Backlog { run, writing_time })
@@ -176,7 +181,7 @@ impl Demo {
         say(&format!(
             "\n2. a steady stream, {events_per_second} messages/s for {duration:?}: starting the processor ..."
         ))?;
-        let mut processor = Processor::start(&self.target, &[])?;
+        let mut processor = Processor::start(&self.program, &self.target.route, &[])?;
         self.await_partitions(&mut processor)?;
         say("   it has its partitions; producing ...")?;
         let generated = self.generate(count, Pace::Steady { rate })?;
@@ -212,8 +217,8 @@ impl Demo {
     /// not come twice.
     fn generate(&mut self, message_count: u64, pace: Pace) -> Result<Generated, DemoError> {
         let options = GenerateOptions {
-            brokers: self.target.brokers.clone(),
-            topic: self.target.topic.clone(),
+            brokers: self.target.route.brokers.clone(),
+            topic: self.target.route.topic.clone(),
             kafka_options: Vec::new(),
             linger: Duration::from_millis(5),
             traffic: Traffic {

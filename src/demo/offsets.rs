@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
-use super::target::{PARTITION_COUNT, Target};
+use super::target::{PARTITION_COUNT, Route};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -46,13 +46,13 @@ impl std::fmt::Debug for GroupOffsets {
 }
 
 impl GroupOffsets {
-    /// Looks at the demo's group.
-    pub fn new(target: &Target) -> Result<Self, OffsetsError> {
+    /// Looks at the group of the topic's name.
+    pub fn new(route: &Route) -> Result<Self, OffsetsError> {
         let consumer = ClientConfig::new()
-            .set("bootstrap.servers", &target.brokers)
-            .set("group.id", &target.topic)
+            .set("bootstrap.servers", &route.brokers)
+            .set("group.id", &route.topic)
             .create();
-        let topic = target.topic.clone();
+        let topic = route.topic.clone();
         match consumer {
             Ok(consumer) => Ok(Self { consumer, topic }),
             Err(source) => Err(OffsetsError { what: "consumer group", topic, source }),

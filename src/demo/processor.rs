@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::target::Target;
+use super::target::Route;
 use crate::commands::run_summary::RunSummary;
 use crate::shutdown::Shutdown;
 
@@ -85,24 +86,34 @@ pub struct Finished {
 }
 
 impl Processor {
-    /// Starts `usage-processor run` with these further arguments.
-    pub fn start(target: &Target, arguments: &[&str]) -> Result<Self, ProcessorError> {
-        let program = std::env::current_exe().map_err(ProcessorError::Start)?;
+    /// Starts `usage-processor run` with these further arguments; `program` is that binary.
+    pub fn start(program: &Path, route: &Route, arguments: &[&str]) -> Result<Self, ProcessorError> {
+        Self::start_with(program, route, arguments, &[])
+    }
+
+    /// The same with further settings, by the environment.
+    pub fn start_with(
+        program: &Path,
+        route: &Route,
+        arguments: &[&str],
+        settings: &[(String, String)],
+    ) -> Result<Self, ProcessorError> {
         let mut command = Command::new(program);
         command
             .args(["run", "--print-summary"])
             .args(arguments)
             // By the environment: command lines can be read by everybody, and the URL has a password.
-            .env("DATABASE_URL", &target.database_url)
-            .env("KAFKA_BROKERS", &target.brokers)
-            .env("KAFKA_TOPIC", &target.topic)
-            .env("KAFKA_GROUP_ID", &target.topic)
+            .env("DATABASE_URL", &route.database_url)
+            .env("KAFKA_BROKERS", &route.brokers)
+            .env("KAFKA_TOPIC", &route.topic)
+            .env("KAFKA_GROUP_ID", &route.topic)
             .env("KAFKA_AUTO_OFFSET_RESET", "earliest")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         for variable in RESET_VARIABLES {
             command.env_remove(variable);
         }
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().map_err(ProcessorError::Start)?;
         let (started, cost) = (Instant::now(), Cost::default());
         Ok(Self { child, started, cost, cpu_until_ready: Duration::ZERO })

@@ -49,16 +49,30 @@ pub enum TargetError {
     Mock(#[source] KafkaError),
 }
 
-/// The demo's own database, topic and group.
-pub struct Target {
-    /// Where the processor and the checks connect to.
+/// Where a processor is sent to.
+#[derive(Clone)]
+pub struct Route {
+    /// The database.
     pub database_url: String,
-    /// The connection that looks at what the processor did.
-    pub client: Client,
     /// Brokers to start from.
     pub brokers: String,
     /// The topic, and the consumer group of the same name.
     pub topic: String,
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the URL: it has the password.
+        f.debug_struct("Route").field("brokers", &self.brokers).field("topic", &self.topic).finish()
+    }
+}
+
+/// The demo's own database, topic and group.
+pub struct Target {
+    /// Where the processor and the checks connect to.
+    pub route: Route,
+    /// The connection that looks at what the processor did.
+    pub client: Client,
     /// What the database turned out to be.
     pub server: String,
     /// Lives as long as the demo.
@@ -67,8 +81,7 @@ pub struct Target {
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Not the URL: it has the password.
-        f.debug_struct("Target").field("brokers", &self.brokers).field("topic", &self.topic).finish()
+        f.debug_struct("Target").field("route", &self.route).finish_non_exhaustive()
     }
 }
 
@@ -98,7 +111,7 @@ impl Target {
                 (mock.bootstrap_servers(), Some(mock))
             }
         };
-        Ok(Self { database_url, client, brokers, topic, server, mock })
+        Ok(Self { route: Route { database_url, brokers, topic }, client, server, mock })
     }
 
     /// Whether there is no broker but the mock cluster.
