@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,9 +32,13 @@ const FLUSH_SLICE: Duration = Duration::from_millis(10);
 /// How often the caller hears of the progress.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long the client may take for its producer id: it asks again only every half second, and sends nothing before.
+const PRODUCER_ID_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Receipts. A message without one is not known to be in the topic.
 #[derive(Debug, Default)]
 struct Receipts {
+    has_producer_id: AtomicBool,
     delivered: AtomicU64,
     failed: AtomicU64,
     first_failure: OnceLock<KafkaError>,
@@ -43,6 +47,16 @@ struct Receipts {
 impl ClientContext for Receipts {
     fn error(&self, error: KafkaError, reason: &str) {
         log_client_error(&error, reason);
+    }
+
+    /// Some 50 kB of JSON, of which one field counts, and that until it is set.
+    fn stats_raw(&self, statistics: &[u8]) {
+        const ASSIGNED: &[u8] = b"\"idemp_state\":\"Assigned\"";
+        if !self.has_producer_id.load(Ordering::Relaxed)
+            && statistics.windows(ASSIGNED.len()).any(|window| window == ASSIGNED)
+        {
+            self.has_producer_id.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -102,11 +116,16 @@ fn connect(options: &GenerateOptions) -> Result<ThreadedProducer<Receipts>, Gene
         // As Java clients place keys, so that several producers agree about an organization's partition.
         .set("partitioner", "murmur2_random")
         .set("acks", "all")
-        .set("enable.idempotence", "true");
+        .set("enable.idempotence", "true")
+        .set("statistics.interval.ms", "100");
     let producer: ThreadedProducer<Receipts> = config
         .create_with_context(Receipts::default())
         .map_err(|source| GenerateError::Configure { source })?;
     await_topic(producer.client(), &options.brokers, &options.topic)?;
+    let deadline = Instant::now() + PRODUCER_ID_PATIENCE;
+    while !producer.context().has_producer_id.load(Ordering::Relaxed) && Instant::now() < deadline {
+        thread::sleep(SLICE);
+    }
     Ok(producer)
 }
 
