@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn the_defaults_need_only_a_database() {
         let config = config(&[]).unwrap();
-        assert_eq!((config.batch.row_count_max, config.batch.age_max), (1_000, 5 * SECOND));
+        assert_eq!((config.batch.row_count_max, config.batch.age_max), (5_000, 5 * SECOND));
         assert_eq!((config.decoder_count, config.writer_count), (1, 3));
         assert_eq!(config.dedup_window, 300 * SECOND);
         let missing = config_with(None, &[]);

@@ -1,6 +1,6 @@
 //! When a write batch is full, ripe and closed: adaptive batching without a knob. Pure.
 //!
-//! A batch is offered to the writers once it is *ripe*: a few milliseconds of events are there. It
+//! A batch is offered to the writers once it is *ripe*: what came together is in it. It
 //! leaves as soon as a writer is free; until then it grows, up to its bounds or its age limit.
 //! Low load therefore gives low latency, and high load large batches.
 
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::messages::{PolledBatch, WriteBatch};
 
-/// How long a batch collects before it is offered: at a thousand events a second a commit then
-/// carries a few rows instead of one, and latency barely grows beyond that of the commit.
-const RIPE_AFTER: Duration = Duration::from_millis(2);
+/// How long a batch collects before it is offered: what one answer of the broker brought is polled in less, over all of
+/// its partitions. Waiting for the next answer, 2 ms on average, made commits no larger and the median 1.5 ms later.
+const RIPE_AFTER: Duration = Duration::from_micros(500);
 
 /// Payload bytes at which a batch is full whatever its rows: 8 MiB bound the memory of a batch
 /// when payloads are large, and hold 10,000 of the usual 300 bytes more than twice over.
