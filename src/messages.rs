@@ -194,6 +194,12 @@ impl WriteBatch {
         (batch, &batch.messages[source.message_idx as usize])
     }
 
+    /// The COPY tuple of the row with this index.
+    pub fn tuple(&self, row_idx: u32) -> &[u8] {
+        let row = &self.rows[row_idx as usize];
+        &self.tuples[row.start as usize..row.end as usize]
+    }
+
     /// Dead letters by reason, for counting.
     pub fn dead_letter_reasons(&self) -> impl Iterator<Item = RejectReason> + '_ {
         self.dead_letters.iter().map(|letter| letter.rejection.reason)

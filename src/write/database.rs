@@ -17,6 +17,7 @@ use super::error::WriteError;
 use super::ledger;
 use super::placement::{CopyMeans, Placement, copy_rows, take_expired};
 use super::refusal_window::RefusalWindow;
+use super::row_order;
 use super::session::{ServerTimeouts, Session, application_name};
 use super::settlement::{Fate, Settlement, day_of};
 use super::sqlstate::Remedy;
@@ -104,20 +105,9 @@ impl Database {
         Ok(self.session.insert(session))
     }
 
-    /// Rows by (organization, time): the order of the unique key, which PostgreSQL takes 5 to 20 %
-    /// faster, and in which two writers with the same keys cannot deadlock.
-    fn sort(&mut self, batch: &WriteBatch) {
-        self.order.clear();
-        self.order.extend(0..u32::try_from(batch.rows.len()).unwrap_or(u32::MAX));
-        self.order.sort_unstable_by_key(|&idx| {
-            let row = &batch.rows[idx as usize];
-            (row.organization_id, row.time_micros, idx)
-        });
-    }
-
     /// Fast path, and the careful one if a row is in the way.
     fn attempt(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
-        self.sort(batch);
+        row_order::sort(&batch.rows, &mut self.order);
         match self.store(batch, None) {
             Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
                 log::debug!("{}: placing the rows with care", error_chain(&error));

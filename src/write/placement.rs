@@ -234,7 +234,7 @@ impl<'a, 't> Placement<'a, 't> {
         let failed = |source| WriteError::Insert { row_count: order.len(), source };
         self.means.stream.start();
         for &idx in order {
-            self.means.stream.push_numbered(tuple(self.batch, idx), idx);
+            self.means.stream.push_numbered(self.batch.tuple(idx), idx);
         }
         let statements = self.means.statements;
         send_copy(self.transaction, &statements.copy_staging, &mut self.means, failed)?;
@@ -293,15 +293,10 @@ pub(super) fn copy_rows(
 ) -> Result<(), WriteError> {
     means.stream.start();
     for &idx in order {
-        means.stream.push(tuple(batch, idx));
+        means.stream.push(batch.tuple(idx));
     }
     let statement = &means.statements.copy_rows;
     send_copy(transaction, statement, means, |source| WriteError::Copy { row_count: order.len(), source })
-}
-
-fn tuple(batch: &WriteBatch, row_idx: u32) -> &[u8] {
-    let row = &batch.rows[row_idx as usize];
-    &batch.tuples[row.start as usize..row.end as usize]
 }
 
 /// Sends the stream as one slice: fed row by row, the client would block once per 4 KiB.

@@ -1,0 +1,14 @@
+//! In which order a batch's rows are copied. Pure; runs once a batch, on the writer threads.
+
+use crate::messages::EncodedRow;
+
+/// Puts the rows' indexes into `order`, by (organization, time): the order of the unique key, which PostgreSQL
+/// takes 5 to 20 % faster, and in which two writers with the same keys cannot deadlock.
+pub fn sort(rows: &[EncodedRow], order: &mut Vec<u32>) {
+    order.clear();
+    order.extend(0..u32::try_from(rows.len()).unwrap_or(u32::MAX));
+    order.sort_unstable_by_key(|&idx| {
+        let row = &rows[idx as usize];
+        (row.organization_id, row.time_micros, idx)
+    });
+}
