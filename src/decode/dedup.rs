@@ -6,21 +6,25 @@
 //! replay, a new owner or a zombie decides the same. (Producers key by organization, so copies of
 //! an event share a partition; what crosses partitions is left to the database's unique key.)
 //!
-//! Memory: 32 bytes for a record in a chunked ring, oldest first, and 4 bytes plus a control byte
-//! for its index in a hash table that is 7/16 to 7/8 full, or 1/3 to 2/3 once identities have expired: 40 to 48 bytes an identity (`flood.rs`).
-//! Expiry pops the ring's end and never scans. Every copy has a record until that expires: records,
-//! not identities, are budgeted. The copies of an identity are a circle: each leads to the next, the
-//! latest, which the table finds, to the earliest.
+//! Memory: 32 bytes for a record in a chunked ring, oldest first (`ring.rs`), and about ten for its place in a hash table
+//! (`index.rs`): 40 to 46 bytes an identity. Every copy has a record until that expires: records, not identities, are
+//! budgeted. The copies of an identity are a circle: each leads to the next, the latest, which the table finds, to the
+//! earliest.
+//!
+//! No message waits for the work of many: tables grow a shard at a time, and of records that have left the window a few
+//! go with each message. Until then they are memory and nothing else: no decision sees them.
 
 #[cfg(test)]
 mod flood;
+mod index;
+mod ring;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashTable;
+use index::Index;
+use ring::{Record, Ring};
 
 use super::identity::Identity;
 use crate::offsets::Offset;
@@ -68,23 +72,21 @@ impl DedupBudget {
     pub fn is_spent(&self) -> bool {
         self.record_count() >= self.record_count_max
     }
+
+    // One thread writes, the decoder's, so these need not be atomic as a whole; others read.
+
+    fn add(&self, records: usize) {
+        self.record_count.store(self.record_count() + records, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, records: usize) {
+        self.record_count.store(self.record_count() - records, Ordering::Relaxed);
+    }
 }
 
-/// One remembered copy of an event; 32 bytes.
-#[derive(Debug, Clone, Copy)]
-struct Record {
-    hash: [u64; 2],
-    /// The low half of its offset: no window is four billion offsets long.
-    offset: u32,
-    /// Sequence number of the identity's next copy; of the latest one's, its earliest.
-    next: u32,
-    /// The window's clock when it was seen, in milliseconds since `Window::epoch_ms`.
-    seen_at: u32,
-    fingerprint: u32,
-}
-
-/// Records in one allocation: 32 KiB, so that a window shrinks as it expires.
-const CHUNK_RECORDS: usize = 1_024;
+/// Most records that go with one message once they have left the window: ten times as many as can come, at a few
+/// microseconds.
+const FORGOTTEN_PER_MESSAGE_MAX: usize = 32;
 
 /// The identities seen in one partition within the last `length` by its messages' timestamps.
 /// "Seen" is any copy, dropped and dead-lettered ones too: the window after a message depends on the
@@ -93,65 +95,54 @@ const CHUNK_RECORDS: usize = 1_024;
 pub struct Window {
     length_ms: u32,
     budget: DedupBudget,
-    /// Sequence numbers of each identity's latest record, found by the record's hash.
-    table: HashTable<u32>,
-    /// Records, oldest first, in chunks of `CHUNK_RECORDS`.
-    chunks: VecDeque<Vec<Record>>,
-    /// Sequence number of the first record of the first chunk; numbers wrap around.
-    first_chunk_seq: u32,
-    /// Records already expired in the first chunk.
-    expired_in_first: usize,
-    /// What `Record::seen_at` counts from: the first timestamp.
-    epoch_ms: Option<i64>,
-    /// The latest timestamp seen: the clock, which never runs backwards.
-    clock: u32,
+    index: Index,
+    ring: Ring,
+    /// The latest timestamp seen, which never runs backwards.
+    clock_ms: Option<i64>,
 }
 
 impl Window {
-    /// An empty window.
+    /// An empty window, of at most 24 days.
     pub fn new(length: Duration, budget: DedupBudget) -> Self {
-        Self {
-            length_ms: u32::try_from(length.as_millis()).unwrap_or(u32::MAX),
-            budget,
-            table: HashTable::new(),
-            chunks: VecDeque::new(),
-            first_chunk_seq: 0,
-            expired_in_first: 0,
-            epoch_ms: None,
-            clock: 0,
-        }
+        let length_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX).min(u32::MAX / 2);
+        let index = Index::new(budget.record_count_max);
+        Self { length_ms, budget, index, ring: Ring::default(), clock_ms: None }
     }
 
     /// Judges the event at `offset`, whose Kafka timestamp is `timestamp_ms`, and remembers it.
     /// `now_ms` caps the timestamp: one from the future would empty the window.
     pub fn judge(&mut self, identity: Identity, offset: Offset, timestamp_ms: i64, now_ms: i64) -> Verdict {
-        self.pass(timestamp_ms, now_ms);
+        let clock_ms = self.advance(timestamp_ms.min(now_ms));
         self.make_room();
         let Identity { hash, fingerprint } = identity;
         let hash = split(hash);
-        let offset = low_32_bits(offset.cast_unsigned());
-        let copy = Record { hash, offset, next: 0, seen_at: self.clock, fingerprint };
-        let Some(&latest) = self.table.find(hash[0], |&seq| self.record(seq).hash == hash) else {
-            let seq = self.append(copy);
-            self.record_mut(seq).next = seq;
-            let Self { table, chunks, first_chunk_seq, .. } = self;
-            table.insert_unique(hash[0], seq, |&seq| find(chunks, *first_chunk_seq, seq).hash[0]);
-            self.clean_table();
+        let offset = low_32_bits(offset);
+        let seq = self.ring.next_seq();
+        let copy = Record { hash, offset, next: seq, seen_at: low_32_bits(clock_ms), fingerprint };
+        let Some(latest) = self.index.find_or_insert(hash, seq, &self.ring) else {
+            self.remember(copy);
             return Verdict::New;
         };
-        let earliest_seq = self.record(latest).next;
-        let earliest = *self.record(earliest_seq);
+        if self.ring.is_lapsed(latest) {
+            self.index.replace(hash, latest, seq);
+            self.remember(copy);
+            return Verdict::New;
+        }
+        let mut earliest_seq = self.ring.get(latest).next;
+        while self.ring.is_lapsed(earliest_seq) {
+            earliest_seq = self.ring.get(earliest_seq).next;
+        }
+        let earliest = *self.ring.get(earliest_seq);
         if earliest.offset == offset {
+            self.ring.get_mut(latest).next = earliest_seq;
             return Verdict::Redelivery;
         }
         // Whatever it is, it was seen: it counts for another window, and when the copies before it
         // have expired it is the one that later ones are compared with. So whoever reads the last
         // window knows what we know.
-        let seq = self.append(Record { next: earliest_seq, ..copy });
-        self.record_mut(latest).next = seq;
-        if let Some(place) = self.table.find_mut(hash[0], |&candidate| candidate == latest) {
-            *place = seq;
-        }
+        self.ring.get_mut(latest).next = seq;
+        self.index.replace(hash, latest, seq);
+        self.remember(Record { next: earliest_seq, ..copy });
         if earliest.fingerprint == fingerprint { Verdict::Duplicate } else { Verdict::Conflict }
     }
 
@@ -162,160 +153,81 @@ impl Window {
 
     /// Lets the oldest go while the budget is spent and there is one.
     pub fn make_room(&mut self) {
-        while self.budget.is_spent() && !self.is_empty() {
-            if self.forget_oldest() {
+        while self.budget.is_spent() && self.record_count() > 0 {
+            let is_early = !self.ring.has_lapsed();
+            if self.forget_oldest() && is_early {
                 self.budget.evictions.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Records held.
-    pub fn record_count(&self) -> usize {
-        let in_full_chunks = self.chunks.len().saturating_sub(1) * CHUNK_RECORDS;
-        in_full_chunks + self.chunks.back().map_or(0, Vec::len) - self.expired_in_first
+    /// Whether it holds records that have left it: they can go without loss.
+    pub fn has_expired_records(&self) -> bool {
+        self.ring.has_lapsed()
     }
 
-    /// Identities held.
+    /// Records held.
+    pub fn record_count(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Identities held, those among them that have left the window and not yet the memory.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.index.len()
     }
 
     /// Whether none is held.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 
-    /// Moves the clock and drops what has left the window.
-    fn advance(&mut self, timestamp_ms: i64) {
-        let epoch_ms = *self.epoch_ms.get_or_insert(timestamp_ms);
-        let elapsed_ms = timestamp_ms.saturating_sub(epoch_ms);
-        match u32::try_from(elapsed_ms) {
-            Ok(clock) => self.clock = self.clock.max(clock),
-            // Earlier than the first message: the clock stands still.
-            Err(_) if elapsed_ms < 0 => {}
-            // 49 days after the epoch the counter is used up.
-            Err(_) => self.move_epoch(epoch_ms, timestamp_ms),
+    /// Moves the clock, which it gives, and drops some of what has left the window.
+    fn advance(&mut self, timestamp_ms: i64) -> i64 {
+        let before_ms = *self.clock_ms.get_or_insert(timestamp_ms);
+        if timestamp_ms > before_ms {
+            self.clock_ms = Some(timestamp_ms);
+            let (clock, length_ms) = (low_32_bits(timestamp_ms), self.length_ms);
+            if timestamp_ms.saturating_sub(before_ms) > i64::from(length_ms) {
+                self.ring.lapse_all();
+            } else {
+                // No more than twice `length_ms` ago, so 32 bits know the difference.
+                self.ring.lapse(|record| clock.wrapping_sub(record.seen_at) > length_ms);
+            }
         }
-        while self.oldest().is_some_and(|oldest| self.clock - oldest.seen_at > self.length_ms) {
+        for _ in 0..FORGOTTEN_PER_MESSAGE_MAX {
+            if !self.ring.has_lapsed() {
+                break;
+            }
             self.forget_oldest();
         }
-        self.shrink_table();
+        timestamp_ms.max(before_ms)
     }
 
-    /// Sets the clock to `timestamp_ms` and counts from one window before it.
-    fn move_epoch(&mut self, old_epoch_ms: i64, timestamp_ms: i64) {
-        let epoch_ms = timestamp_ms.saturating_sub(i64::from(self.length_ms));
-        let moved_ms = epoch_ms.saturating_sub(old_epoch_ms);
-        while self.oldest().is_some_and(|oldest| i64::from(oldest.seen_at) < moved_ms) {
-            self.forget_oldest();
-        }
-        // If that is beyond 32 bits none is left.
-        let moved_ms = u32::try_from(moved_ms).unwrap_or(u32::MAX);
-        for record in self.chunks.iter_mut().flatten() {
-            record.seen_at = record.seen_at.saturating_sub(moved_ms);
-        }
-        self.epoch_ms = Some(epoch_ms);
-        self.clock = self.length_ms;
-    }
-
-    fn oldest(&self) -> Option<&Record> {
-        self.chunks.front().and_then(|chunk| chunk.get(self.expired_in_first))
-    }
-
-    /// Puts a record at the ring's end; gives its sequence number.
-    fn append(&mut self, record: Record) -> u32 {
-        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK_RECORDS) {
-            self.chunks.push_back(Vec::with_capacity(CHUNK_RECORDS));
-        }
-        let in_full_chunks = (self.chunks.len() - 1) * CHUNK_RECORDS;
-        let last = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[last];
-        let seq = self.first_chunk_seq.wrapping_add(low_32_bits((in_full_chunks + chunk.len()) as u64));
-        chunk.push(record);
-        self.budget.record_count.fetch_add(1, Ordering::Relaxed);
-        seq
+    fn remember(&mut self, record: Record) {
+        self.ring.push(record);
+        self.budget.add(1);
     }
 
     /// Drops the oldest record; tells whether an identity went with it (it does not if it was seen
     /// again later).
     fn forget_oldest(&mut self) -> bool {
-        let Some(&Record { hash, next, .. }) = self.oldest() else { return false };
-        let oldest_seq = self.first_chunk_seq.wrapping_add(low_32_bits(self.expired_in_first as u64));
-        let Self { table, chunks, first_chunk_seq, .. } = self;
-        let is_its = |&seq: &u32| seq == oldest_seq || find(chunks, *first_chunk_seq, seq).hash == hash;
-        let latest = table.find(hash[0], is_its).copied();
-        let is_forgotten = latest == Some(oldest_seq);
-        if is_forgotten {
-            table.find_entry(hash[0], |&seq| seq == oldest_seq).map(|entry| entry.remove()).ok();
-        } else if let Some(latest) = latest {
-            self.record_mut(latest).next = next;
+        let Some((seq, &Record { hash, next, .. })) = self.ring.oldest() else { return false };
+        let latest = self.index.remove(hash, seq, &self.ring);
+        if let Some(latest) = latest.map(|latest| self.ring.get_mut(latest))
+            && latest.next == seq
+        {
+            latest.next = next;
         }
-        self.budget.record_count.fetch_sub(1, Ordering::Relaxed);
-        self.expired_in_first += 1;
-        if self.expired_in_first == CHUNK_RECORDS {
-            self.chunks.pop_front();
-            self.first_chunk_seq = self.first_chunk_seq.wrapping_add(low_32_bits(CHUNK_RECORDS as u64));
-            self.expired_in_first = 0;
-        }
-        is_forgotten
-    }
-
-    /// Frees the places in the table that removed entries still take up. Left alone the table would
-    /// double as soon as it has no other place, though it be only half full. So would it when too
-    /// full for this to help for long, at 2/3.
-    fn clean_table(&mut self) {
-        let Self { table, chunks, first_chunk_seq, .. } = self;
-        if table.len() < table.capacity() || table.len() > table.num_buckets() / 3 * 2 {
-            return;
-        }
-        table.clear();
-        let end = chunks.iter().map(Vec::len).sum();
-        for position in (self.expired_in_first..end).rev() {
-            let seq = first_chunk_seq.wrapping_add(low_32_bits(position as u64));
-            let record_of = |seq: u32| find(chunks, *first_chunk_seq, seq);
-            let hash = record_of(seq).hash;
-            // The table knows the latest record of an identity.
-            if table.find(hash[0], |&later| record_of(later).hash == hash).is_none() {
-                table.insert_unique(hash[0], seq, |&seq| record_of(seq).hash[0]);
-            }
-        }
-    }
-
-    /// Gives the table of a flood that is over back; another partition's may be coming.
-    fn shrink_table(&mut self) {
-        let Self { table, chunks, first_chunk_seq, .. } = self;
-        if table.len() < table.num_buckets() / 8 {
-            table.shrink_to(table.len() * 2, |&seq| find(chunks, *first_chunk_seq, seq).hash[0]);
-        }
-    }
-
-    fn clear(&mut self) {
-        self.budget.record_count.fetch_sub(self.record_count(), Ordering::Relaxed);
-        self.table.clear();
-        self.chunks.clear();
-        self.expired_in_first = 0;
-    }
-
-    fn record(&self, seq: u32) -> &Record {
-        find(&self.chunks, self.first_chunk_seq, seq)
-    }
-
-    fn record_mut(&mut self, seq: u32) -> &mut Record {
-        let position = seq.wrapping_sub(self.first_chunk_seq) as usize;
-        &mut self.chunks[position / CHUNK_RECORDS][position % CHUNK_RECORDS]
+        self.ring.pop_oldest();
+        self.budget.subtract(1);
+        latest.is_none()
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.clear();
+        self.budget.subtract(self.record_count());
     }
-}
-
-/// The record with this sequence number, which is one the table holds.
-fn find(chunks: &VecDeque<Vec<Record>>, first_chunk_seq: u32, seq: u32) -> &Record {
-    let position = seq.wrapping_sub(first_chunk_seq) as usize;
-    &chunks[position / CHUNK_RECORDS][position % CHUNK_RECORDS]
 }
 
 fn split(hash: u128) -> [u64; 2] {
@@ -328,7 +240,8 @@ fn low_64_bits(value: u128) -> u64 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-fn low_32_bits(value: u64) -> u32 {
+#[expect(clippy::cast_sign_loss, reason = "a bit pattern")]
+fn low_32_bits(value: i64) -> u32 {
     value as u32
 }
 

@@ -2,7 +2,6 @@
 //! letter, and is counted in its span's outcome. Pure but for the windows it remembers in; one
 //! sieve per decoder thread.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::circuit_breaker::{CircuitBreaker, DecodeError};
@@ -13,7 +12,7 @@ use crate::copy_tuple::append_tuple;
 use crate::messages::{
     DeadLetter, EncodedRow, MessageRef, PolledBatch, PolledMessage, SpanOutcome, WriteBatch,
 };
-use crate::offsets::{Generation, Partition};
+use crate::offsets::{Generation, OffsetSpan, Partition};
 use crate::usage_event::{RejectReason, Rejection, TimeLimits, UsageEvent};
 
 /// Decodes, judges and encodes.
@@ -24,11 +23,21 @@ pub struct Sieve {
     hasher: IdentityHasher,
     window_length: Duration,
     budget: DedupBudget,
-    /// One window a partition, each valid for one assignment.
-    windows: HashMap<Partition, (Generation, Window)>,
+    /// One window a partition.
+    windows: Vec<AssignedWindow>,
+    /// For each span of a batch the index of its window; empty between batches.
+    window_idx: Vec<usize>,
     breaker: CircuitBreaker,
     /// What became of a batch's messages, for the breaker; empty between batches.
     judged: Vec<Option<RejectReason>>,
+}
+
+/// The window of a partition, valid for one assignment.
+#[derive(Debug)]
+struct AssignedWindow {
+    partition: Partition,
+    generation: Generation,
+    window: Window,
 }
 
 impl Sieve {
@@ -45,7 +54,8 @@ impl Sieve {
             hasher,
             window_length,
             budget,
-            windows: HashMap::new(),
+            windows: Vec::new(),
+            window_idx: Vec::new(),
             breaker: CircuitBreaker::new(1.0),
             judged: Vec::new(),
         }
@@ -68,8 +78,11 @@ impl Sieve {
         batch: &mut WriteBatch,
         now_ms: i64,
     ) -> Result<(), DecodeError> {
-        for partition in &polled.revoked {
-            self.windows.remove(partition);
+        self.windows.retain(|assigned| !polled.revoked.contains(&assigned.partition));
+        self.window_idx.clear();
+        for span in &polled.spans {
+            let idx = self.window_idx_of(span);
+            self.window_idx.push(idx);
         }
         let batch_idx = narrow(batch.polled.len());
         let first_outcome_idx = narrow(batch.outcomes.len());
@@ -84,6 +97,25 @@ impl Sieve {
         let outcome = self.breaker.record(&self.judged);
         self.judged.clear();
         outcome
+    }
+
+    /// The index of the partition's window under this generation: whatever an older one saw is forgotten, since
+    /// the partition may have had another owner in between.
+    fn window_idx_of(&mut self, span: &OffsetSpan) -> usize {
+        let known = self.windows.iter().position(|assigned| assigned.partition == span.partition);
+        if let Some(idx) = known
+            && self.windows[idx].generation == span.generation
+        {
+            return idx;
+        }
+        let window = Window::new(self.window_length, self.budget.clone());
+        let assigned = AssignedWindow { partition: span.partition, generation: span.generation, window };
+        let idx = known.unwrap_or(self.windows.len());
+        match known {
+            Some(idx) => self.windows[idx] = assigned,
+            None => self.windows.push(assigned),
+        }
+        idx
     }
 
     fn sift_message(
@@ -106,9 +138,7 @@ impl Sieve {
         if self.budget.is_spent() {
             make_room(&mut self.windows);
         }
-        let window = window_of(&mut self.windows, &outcome.span, || {
-            Window::new(self.window_length, self.budget.clone())
-        });
+        let window = &mut self.windows[self.window_idx[message.span_idx as usize]].window;
         let event = match decoded {
             Ok(event) => event,
             Err(rejection) => {
@@ -151,27 +181,14 @@ impl Sieve {
     }
 }
 
-/// Takes the room from the fullest window, whose partition may be idle: a partition that had to make
-/// room in its own could remember next to nothing until that one moves on.
-fn make_room(windows: &mut HashMap<Partition, (Generation, Window)>) {
-    if let Some((_, fullest)) = windows.values_mut().max_by_key(|(_, window)| window.record_count()) {
-        fullest.make_room();
+/// Takes the room from records that have expired, if there are any. Else from the fullest window, whose partition may be
+/// idle: a partition that had to make room in its own could remember next to nothing until that one moves on.
+fn make_room(windows: &mut [AssignedWindow]) {
+    let windows = windows.iter_mut().map(|assigned| &mut assigned.window);
+    if let Some(roomiest) = windows.max_by_key(|window| (window.has_expired_records(), window.record_count()))
+    {
+        roomiest.make_room();
     }
-}
-
-/// The partition's window under this generation: whatever an older one saw is forgotten, since
-/// the partition may have had another owner in between.
-fn window_of<'a>(
-    windows: &'a mut HashMap<Partition, (Generation, Window)>,
-    span: &crate::offsets::OffsetSpan,
-    new: impl Fn() -> Window,
-) -> &'a mut Window {
-    let (generation, window) = windows.entry(span.partition).or_insert_with(|| (span.generation, new()));
-    if *generation != span.generation {
-        *generation = span.generation;
-        *window = new();
-    }
-    window
 }
 
 fn encode(event: &UsageEvent<'_>, tuples: &mut Vec<u8>, outcome_idx: u32, source: MessageRef) -> EncodedRow {
@@ -195,7 +212,6 @@ fn narrow(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offsets::OffsetSpan;
 
     const ORGANIZATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
