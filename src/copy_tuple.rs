@@ -13,6 +13,9 @@ pub const COLUMNS: &str = "time, request_id, organization_id, api_key_id, endpoi
 /// How many there are.
 const COLUMN_COUNT: u16 = 10;
 
+/// Each field's length.
+const LENGTH_BYTES: usize = 4;
+
 /// Signature, no flags, no header extension.
 const STREAM_HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
@@ -27,13 +30,16 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// `endpoint` text, `method` text, `status_code` i32, `response_time_ms` i32, `billable` one byte,
 /// `weight` i32, each behind its i32 length.
 pub fn append_tuple(out: &mut Vec<u8>, event: &UsageEvent<'_>) {
+    const FIXED_BYTES: usize = 2 + 10 * LENGTH_BYTES + 8 + 16 + 16 + 4 + 4 + 1 + 4;
+    let [request_id, endpoint, method] = [event.request_id, event.endpoint, event.method].map(str::as_bytes);
+    out.reserve(FIXED_BYTES + request_id.len() + endpoint.len() + method.len());
     out.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
     append_field(out, &event.time_micros.saturating_sub(POSTGRES_EPOCH_MICROS).to_be_bytes());
-    append_field(out, event.request_id.as_bytes());
+    append_field(out, request_id);
     append_field(out, &event.organization_id.to_be_bytes());
     append_field(out, &event.api_key_id.to_be_bytes());
-    append_field(out, event.endpoint.as_bytes());
-    append_field(out, event.method.as_bytes());
+    append_field(out, endpoint);
+    append_field(out, method);
     append_field(out, &event.status_code.to_be_bytes());
     append_field(out, &event.response_time_ms.to_be_bytes());
     append_field(out, &[u8::from(event.billable)]);

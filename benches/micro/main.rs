@@ -76,7 +76,7 @@ fn validate(criterion: &mut Criterion) {
             limits.check(black_box(input::START_MS * 1_000), Some(black_box(input::START_MS))).is_ok()
         });
     });
-    let hasher = IdentityHasher::new([7; 16]);
+    let mut hasher = IdentityHasher::new([7; 16]);
     let mut decoder = JsonDecoder::default();
     let payload = input::event("0", "6ba7b812-9dad-11d1-80b4-00c04fd430c8", "/v1/orders/{id}");
     let event = decoder.decode(Some(&payload)).expect("a valid event");
