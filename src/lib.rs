@@ -28,6 +28,7 @@ pub mod commit;
 pub mod ledger;
 pub mod folder;
 pub mod maintenance;
+pub mod secondary_indexes;
 
 pub mod shutdown;
 pub mod stage;

@@ -1,10 +1,10 @@
-//! What must be done now and then (`usage_maintain`, migration 017): folds what is due, makes partitions
-//! ahead, applies retention. For `usage-processor maintain`, and for `run` when it is given the owner's
+//! What must be done now and then: folds what is due, makes partitions ahead, applies retention
+//! (`usage_maintain`, migration 017), and then builds the indexes that ended days still lack. For `usage-processor maintain`, and for `run` when it is given the owner's
 //! MAINTENANCE_DATABASE_URL: then on a thread beside the pipeline, hourly.
 //!
-//! Each round is a transaction of its own. Any number of callers may try: the database lets one at a
-//! time. The thread waits for nothing and nobody waits for it; what fails is tried again an hour later.
-//! Cut off in the middle, a round leaves nothing behind. Ends when the poller hangs up.
+//! Each round is a transaction of its own, each index several. Any number of callers may try: the database lets
+//! one at a time. The thread waits for nothing and nobody waits for it; what fails is tried again an hour later.
+//! Cut off in the middle, a round leaves nothing behind, an index what the next call removes. Ends when the poller hangs up.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -18,6 +18,7 @@ use postgres::{Client, NoTls};
 use serde::Serialize;
 
 use crate::error_chain::error_chain;
+use crate::secondary_indexes::{self, IndexError};
 
 /// A day's rows become due once a day; folding is the folder's work, so that an hour is soon enough.
 const INTERVAL: Duration = Duration::from_secs(3_600);
@@ -50,6 +51,8 @@ pub struct Maintained {
     pub rows_dropped: i64,
     /// Daily partitions made ahead; none with TimescaleDB.
     pub partitions_made: i64,
+    /// Secondary indexes built of ended days.
+    pub indexes_built: i64,
     /// The figures hold all earlier events.
     pub folded_until: String,
     /// Rows are retained since then.
@@ -58,7 +61,12 @@ pub struct Maintained {
 
 impl Maintained {
     fn is_nothing(&self) -> bool {
-        self.ledger_rows_saved + self.events_folded + self.rows_dropped + self.partitions_made == 0
+        self.ledger_rows_saved
+            + self.events_folded
+            + self.rows_dropped
+            + self.partitions_made
+            + self.indexes_built
+            == 0
     }
 }
 
@@ -66,16 +74,28 @@ impl fmt::Display for Maintained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "ledger rows saved: {}, events folded: {}, rows dropped: {}, partitions made: {}, folded until: {}, \
-             retained since: {}",
+            "ledger rows saved: {}, events folded: {}, rows dropped: {}, partitions made: {}, indexes built: {}, \
+             folded until: {}, retained since: {}",
             self.ledger_rows_saved,
             self.events_folded,
             self.rows_dropped,
             self.partitions_made,
+            self.indexes_built,
             self.folded_until,
             self.retained_since
         )
     }
+}
+
+/// Why maintenance did not end well. What it had done before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// A round failed, and was rolled back.
+    #[error("maintaining the database")]
+    Round(#[from] postgres::Error),
+    /// The rounds are done, and an index was not built.
+    #[error(transparent)]
+    Indexes(#[from] IndexError),
 }
 
 /// The row of `usage_bounds`, for people: times as the session shows them.
@@ -127,14 +147,14 @@ pub fn log_warnings(config: &mut postgres::Config) {
     });
 }
 
-/// Does what is due, round after round. `pause` waits and says whether to go on.
+/// Does what is due, round after round, and then index after index. `pause` waits and says whether to go on.
 ///
 /// # Errors
-/// When a round fails, which then leaves nothing behind; those before it stay.
+/// When a round fails, which then leaves nothing behind, or an index; those before it stay.
 pub fn maintain(
     client: &mut Client,
     mut pause: impl FnMut(Duration) -> bool,
-) -> Result<Maintained, postgres::Error> {
+) -> Result<Maintained, MaintenanceError> {
     client.batch_execute(SETTINGS)?;
     let mut before = Bounds::read(client)?;
     let mut done = Maintained::default();
@@ -160,6 +180,7 @@ pub fn maintain(
             break;
         }
     }
+    done.indexes_built = secondary_indexes::complete(client, || pause(Duration::ZERO))?;
     Ok(Maintained { folded_until: before.folded_until, retained_since: before.retained_since, ..done })
 }
 
@@ -192,7 +213,7 @@ pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Res
 fn maintain_once(
     config: &postgres::Config,
     goes_on: impl Fn(Duration) -> bool,
-) -> Result<Maintained, postgres::Error> {
+) -> Result<Maintained, MaintenanceError> {
     let mut config = config.clone();
     log_warnings(&mut config);
     maintain(&mut config.connect(NoTls)?, goes_on)

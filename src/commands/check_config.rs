@@ -15,6 +15,7 @@ use crate::error_chain::error_chain;
 use crate::maintenance::Bounds;
 use crate::poll::consumer_config::{DEFAULTS, consumer_config};
 use crate::poll::start_position::OffsetReset;
+use crate::secondary_indexes;
 
 /// How long Kafka may take to answer.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,6 +136,8 @@ fn try_database(config: &Config) -> Result<String, String> {
         "{server}\n  retention: {}, retained since: {}, folded until: {}",
         bounds.retention, bounds.retained_since, bounds.folded_until
     );
+    let indexes = secondary_indexes::describe(&mut client).map_err(|error| error_chain(&error))?;
+    found += &format!("\n  {indexes}");
     if let Some(warning) = retention_warning(config.time_limits.event_age_max, &bounds) {
         found += &format!("\n  {warning}");
     }

@@ -10,7 +10,7 @@ use postgres::error::SqlState;
 use super::connect::{SetupError, open_with};
 use crate::cli::DatabaseArgs;
 use crate::config::maintenance_config;
-use crate::maintenance::{log_warnings, maintain};
+use crate::maintenance::{MaintenanceError, log_warnings, maintain};
 
 /// Arguments of `maintain`.
 #[derive(Debug, Clone, Args)]
@@ -32,9 +32,9 @@ pub enum MaintainError {
     /// The role is not the owner's.
     #[error("only the role that owns the tables may maintain them: MAINTENANCE_DATABASE_URL must be its URL")]
     Refused(#[source] postgres::Error),
-    /// A round failed, and was rolled back.
-    #[error("maintaining the database")]
-    Failed(#[source] postgres::Error),
+    /// Something else failed.
+    #[error(transparent)]
+    Failed(MaintenanceError),
     /// Standard output is closed.
     #[error("printing what was done")]
     Print(#[source] io::Error),
@@ -48,9 +48,11 @@ pub fn run(args: &MaintainArgs) -> Result<(), MaintainError> {
         thread::sleep(pause);
         true
     };
-    let done = maintain(&mut client, pause).map_err(|error| match error.code() {
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => MaintainError::Refused(error),
-        _ => MaintainError::Failed(error),
+    let done = maintain(&mut client, pause).map_err(|error| match error {
+        MaintenanceError::Round(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            MaintainError::Refused(error)
+        }
+        error => MaintainError::Failed(error),
     })?;
     let mut out = io::stdout().lock();
     if args.json {

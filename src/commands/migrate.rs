@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use postgres::Client;
 
 use crate::migrations::{self, AdoptOptions, MigrateError, ProfileChoice, State, Status};
+use crate::secondary_indexes::{self, IndexError, SecondaryIndexes};
 
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
@@ -26,7 +27,11 @@ pub struct MigrateArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum MigrateAction {
     /// Apply every migration that is missing
-    Up,
+    Up {
+        /// When rows get the indexes by api key and by endpoint; without it that stays as it is, at first immediate
+        #[arg(long, value_enum, value_name = "WHEN")]
+        secondary_indexes: Option<SecondaryIndexes>,
+    },
     /// Reverse the newest applied migration; the tables it made go with their rows, if you say so
     Down {
         /// Drop what is in them too: events, or figures that customers were billed from. Nothing brings figures back whose
@@ -58,6 +63,9 @@ pub enum MigrateCommandError {
     /// The schema could not be read or changed.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// Indexes are not as they should be.
+    #[error(transparent)]
+    Indexes(#[from] IndexError),
     /// Rows would be dropped, and that was not asked for.
     #[error(
         "reverting {migration} drops what is in {tables}, and nothing brings back what is not in Kafka any more: \
@@ -83,10 +91,17 @@ pub enum MigrateCommandError {
 /// As the functions of [`crate::migrations`], or when standard output cannot be written.
 pub fn run(args: &MigrateArgs, client: &mut Client) -> Result<(), MigrateCommandError> {
     let report = match args.action {
-        MigrateAction::Up => {
+        MigrateAction::Up { secondary_indexes } => {
             let applied = migrations::up(client, args.profile)?;
             let lines = applied.iter().map(|migration| format!("applied   {}", migration.label()));
-            report(lines, "the schema is up to date, nothing to apply")
+            let report = report(lines, "the schema is up to date, nothing to apply");
+            match secondary_indexes {
+                Some(mode) => {
+                    let built_count = secondary_indexes::switch(client, mode)?;
+                    report + &format!("secondary indexes: {mode}, {built_count} built now\n")
+                }
+                None => report,
+            }
         }
         MigrateAction::Down { drop_rows } => {
             if let Some((migration, tables)) = migrations::rows_at_stake(client)?
@@ -107,7 +122,15 @@ pub fn run(args: &MigrateArgs, client: &mut Client) -> Result<(), MigrateCommand
             };
             report(migrations::adopt(client, args.profile, options)?.lines.into_iter(), "")
         }
-        MigrateAction::Status => table(&migrations::status(client, args.profile)?),
+        MigrateAction::Status => {
+            let list = migrations::status(client, args.profile)?;
+            let mut report = table(&list);
+            if list.iter().all(|status| status.state != State::Pending) {
+                report += &secondary_indexes::describe(client).map_err(IndexError::Read)?;
+                report += "\n";
+            }
+            report
+        }
     };
     io::stdout().lock().write_all(report.as_bytes()).map_err(|source| MigrateCommandError::Print { source })
 }
@@ -157,7 +180,7 @@ mod tests {
     #[test]
     fn the_profile_may_stand_after_the_action() {
         let cli = Cli::try_parse_from(["migrate", "up", "--profile", "postgresql"]).unwrap();
-        assert_eq!(cli.migrate.action, MigrateAction::Up);
+        assert_eq!(cli.migrate.action, MigrateAction::Up { secondary_indexes: None });
         assert_eq!(cli.migrate.profile, ProfileChoice::PostgreSql);
         let cli = Cli::try_parse_from(["migrate", "status"]).unwrap();
         assert_eq!(cli.migrate.profile, ProfileChoice::Auto);

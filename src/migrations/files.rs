@@ -90,6 +90,8 @@ macro_rules! every_migration_of {
             "common" "016" 16 "grant_roles",
             "common" "017" 17 "maintain_usage",
             $folder "018" 18 "schedule_maintenance",
+            $folder "019" 19 "find_parts",
+            "common" "020" 20 "index_time_by_blocks",
         }
     };
 }

@@ -27,6 +27,7 @@ mod partitions;
 mod pipeline;
 mod readers;
 mod readme;
+mod secondary_indexes;
 mod support;
 mod tidy;
 mod units;

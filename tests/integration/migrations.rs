@@ -9,7 +9,7 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 15] = [
+const ALL: [&str; 17] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
     "006_create_usage_figures",
@@ -25,6 +25,8 @@ const ALL: [&str; 15] = [
     "016_grant_roles",
     "017_maintain_usage",
     "018_schedule_maintenance",
+    "019_find_parts",
+    "020_index_time_by_blocks",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {

@@ -159,4 +159,5 @@ fn accepting_what_cannot_be_kept_is_warned_of_and_not_refused() {
     let checked = check(&case);
     checked.wait_for_line(warning, PATIENCE);
     checked.wait_for_line("retention: 30 days, retained since: -infinity, folded until: ", PATIENCE);
+    checked.wait_for_line("secondary indexes: immediate", PATIENCE);
 }

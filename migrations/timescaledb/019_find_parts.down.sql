@@ -1,0 +1,1 @@
+DROP FUNCTION IF EXISTS usage_parts(timestamptz, timestamptz);
