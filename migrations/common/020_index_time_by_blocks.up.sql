@@ -1,5 +1,5 @@
 -- Rows come in nearly by time, so that the span of times of 128 blocks finds the latest as fast as a B-tree does, in a
--- hundredth of its bytes and an eighth of its cost for whoever writes (tuning/README.md, `secondary-indexes`).
+-- hundredth of its bytes and a third of its cost for whoever writes (tuning/README.md, `secondary-indexes`).
 CREATE INDEX IF NOT EXISTS usage_events_time_blocks_idx ON usage_events USING brin (time);
 DROP INDEX IF EXISTS usage_events_time_idx;
 
