@@ -62,6 +62,21 @@ chaos: ## break servers and processors at random for a while (DURATION=10m SEED=
 	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
 	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
 
+BENCH_END_TO_END := $(WITH_SERVERS) cargo bench --locked --bench end_to_end --
+
+.PHONY: bench
+bench: ## drain, cost and latency against what COPY alone reaches, both profiles, into tuning/end-to-end (BENCH="--help" ...)
+	@$(STEP) "install what is missing" $(INSTALL) demo
+	@$(STEP) "build the bench" cargo bench --locked --bench end_to_end --no-run
+ifdef BENCH
+	@$(BENCH_END_TO_END) $(BENCH)
+else
+	@mkdir -p tuning/end-to-end
+	@for profile in timescaledb postgresql; do \
+	    $(BENCH_END_TO_END) --profile $$profile --json "tuning/end-to-end/$$profile.json" | tee "tuning/end-to-end/$$profile.md"; \
+	done
+endif
+
 .PHONY: bench-queries
 bench-queries: ## how long dashboards wait beside 10,000 events/s, into tuning/queries (ROWS=20000000 PROFILE=timescaledb)
 	@$(STEP) "install what is missing" $(INSTALL) test

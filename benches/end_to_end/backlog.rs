@@ -50,6 +50,7 @@ pub(crate) fn traffic(args: &Args, seed: u64, message_count: u64) -> Traffic {
         malformed: Share::NONE,
         late: Share::NONE,
         late_up_to: LATE_UP_TO_MAX,
+        padding_bytes: args.padding,
     }
 }
 

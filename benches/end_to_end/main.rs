@@ -70,6 +70,9 @@ struct Args {
     /// How many messages are retries.
     #[arg(long, default_value = "1%")]
     duplicates: usage_processor::generate::Share,
+    /// Bytes that make each message longer than its 315.
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    padding: u32,
     /// Partitions of the topics.
     #[arg(long, default_value_t = 16)]
     partitions: u16,

@@ -230,6 +230,7 @@ impl Demo {
                 malformed: Share::from_parts_per_million(1_000),
                 late: Share::NONE,
                 late_up_to: LATE_UP_TO_MAX,
+                padding_bytes: 0,
             },
             pace,
             start_time: None,

@@ -82,8 +82,8 @@ impl Event {
         }
     }
 
-    /// Appends the message's JSON, one field of it made wrong if there is a fault.
-    pub(super) fn write_json(&self, fault: Option<&Fault>, out: &mut Vec<u8>) {
+    /// Appends the message's JSON, one field of it made wrong if there is a fault, with a padding of that length if it has any.
+    pub(super) fn write_json(&self, fault: Option<&Fault>, padding_bytes: u32, out: &mut Vec<u8>) {
         let mut object = Object { out, has_blanks: self.dress.has_blanks, is_first: true, fault };
         object.field("time", |out| self.dress.time_format.write_json(self.time_micros, out));
         object.text("request_id", |out| self.write_request_id(out));
@@ -106,6 +106,9 @@ impl Event {
         }
         if self.dress.has_trace {
             object.field("trace", |out| out.extend_from_slice(br#"{"sampled":true,"spans":[1,2.5e0,null]}"#));
+        }
+        if padding_bytes > 0 {
+            object.text("padding", |out| out.extend(std::iter::repeat_n(b'x', padding_bytes as usize)));
         }
         object.close();
     }

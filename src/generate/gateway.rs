@@ -91,6 +91,7 @@ pub struct Gateway {
     malformed: Share,
     late: Share,
     late_up_to_micros: u64,
+    padding_bytes: u32,
     retry_distance_max: u64,
     /// The next message's number.
     position: u64,
@@ -113,6 +114,7 @@ impl Gateway {
             malformed: traffic.malformed.relative_to(traffic.duplicates.rest()),
             late: traffic.late,
             late_up_to_micros: u64::try_from(traffic.late_up_to.as_micros()).unwrap_or(u64::MAX),
+            padding_bytes: traffic.padding_bytes,
             // A tenth of the stream: so that a short one has its share of duplicates, too.
             retry_distance_max: RETRY_DISTANCE_MAX
                 .min(schedule.messages_within(RETRY_DELAY_MAX))
@@ -196,7 +198,7 @@ impl Gateway {
 
     fn write_event(&mut self, event: &Event) {
         self.key = event.organization_id.text();
-        event.write_json(None, &mut self.payload);
+        event.write_json(None, self.padding_bytes, &mut self.payload);
     }
 
     /// Lets the share of messages that are retried be followed by a retry; mostly soon, sometimes much later.

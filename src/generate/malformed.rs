@@ -115,7 +115,7 @@ impl Malformation {
         if let Some(fault) = self.draw_fault(event.time_micros, random) {
             let mut event = *event;
             event.dress.writes_defaults = true; // Else the field to spoil may be absent.
-            event.write_json(Some(&fault), out);
+            event.write_json(Some(&fault), 0, out);
             return true;
         }
         match self {
@@ -130,12 +130,12 @@ impl Malformation {
             }
             Malformation::Array => {
                 out.push(b'[');
-                event.write_json(None, out);
+                event.write_json(None, 0, out);
                 out.push(b']');
             }
             Malformation::Truncated => {
                 let start = out.len();
-                event.write_json(None, out);
+                event.write_json(None, 0, out);
                 let cut = random.between(1, 100).min((out.len() - start) as u64 - 1);
                 out.truncate(out.len().saturating_sub(usize::try_from(cut).unwrap_or(1)));
             }

@@ -278,6 +278,7 @@ mod tests {
                 malformed: Share::from_parts_per_million(10_000),
                 late: Share::NONE,
                 late_up_to: Duration::from_secs(60),
+                padding_bytes: 0,
             },
             pace,
             start_time: None,

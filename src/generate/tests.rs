@@ -26,6 +26,7 @@ fn traffic(seed: u64, message_count: u64) -> Traffic {
         malformed: share("3%"),
         late: share("2%"),
         late_up_to: Duration::from_secs(7 * 86_400),
+        padding_bytes: 0,
     }
 }
 
@@ -100,6 +101,21 @@ fn a_seed_means_the_same_bytes() {
     let (once, again) = (stream(&traffic(7, 5_000)), stream(&traffic(7, 5_000)));
     assert!(once == again);
     assert!(once != stream(&traffic(8, 5_000)));
+}
+
+#[test]
+fn padding_changes_nothing_but_the_length() {
+    let (plain, padded) = (traffic(12, 5_000), Traffic { padding_bytes: 3_700, ..traffic(12, 5_000) });
+    let valid = |traffic: &Traffic| stream(traffic).into_iter().filter(Sent::is_valid).collect::<Vec<_>>();
+    let (plain, padded) = (valid(&plain), valid(&padded));
+    assert_eq!(plain.len(), padded.len());
+    for (plain, padded) in plain.iter().zip(&padded) {
+        assert_eq!((&plain.key, plain.kind), (&padded.key, padded.kind));
+        let mut json = padded.json();
+        let padding = json.as_object_mut().unwrap().remove("padding").unwrap();
+        assert_eq!(padding.as_str().unwrap().len(), 3_700);
+        assert_eq!(json, plain.json());
+    }
 }
 
 #[test]

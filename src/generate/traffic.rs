@@ -37,6 +37,8 @@ pub struct Traffic {
     pub late: Share,
     /// Late events are up to this much older than their message, evenly. At most [`LATE_UP_TO_MAX`].
     pub late_up_to: Duration,
+    /// Bytes of a field `padding` that valid messages have besides, which no pipeline looks at; 0: without it.
+    pub padding_bytes: u32,
 }
 
 /// When each message is published.
@@ -178,6 +180,7 @@ mod tests {
             malformed: "1%".parse().unwrap(),
             late: Share::NONE,
             late_up_to: Duration::from_secs(3_600),
+            padding_bytes: 0,
         }
     }
 

@@ -205,6 +205,7 @@ fn traffic(message_count: u64, retimed: &str) -> Traffic {
         malformed: share("1%"),
         late: share("2%"),
         late_up_to: Duration::from_secs(3 * 86_400),
+        padding_bytes: 0,
     }
 }
 
