@@ -5,6 +5,7 @@ use std::cell::Cell;
 use clap::ValueEnum;
 use postgres::{Client, NoTls};
 use usage_processor::migrations::{self, ProfileChoice};
+use usage_processor::secondary_indexes::{self, SecondaryIndexes};
 
 use crate::cost::ServerCost;
 use crate::{Args, Result};
@@ -72,7 +73,9 @@ impl Server {
         migrations::up(&mut client, self.profile)?;
         match self.layout {
             Layout::Indexed => {}
-            Layout::Deferred => client.batch_execute(DROP_SECONDARY_INDEXES)?,
+            Layout::Deferred => {
+                secondary_indexes::switch(&mut client, SecondaryIndexes::Deferred)?;
+            }
             Layout::Heap => client.batch_execute(BARE_HEAP)?,
         }
         if self.million_rows > 0 {
@@ -119,9 +122,6 @@ impl Drop for Database {
         }
     }
 }
-
-const DROP_SECONDARY_INDEXES: &str =
-    "DROP INDEX usage_events_api_key_idx, usage_events_endpoint_idx, usage_events_time_idx";
 
 const BARE_HEAP: &str = "ALTER TABLE usage_events RENAME TO usage_events_keyed;
      CREATE TABLE usage_events (LIKE usage_events_keyed INCLUDING DEFAULTS);";
