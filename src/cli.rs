@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::audit::AuditArgs;
 use crate::commands::dead_letters::DeadLettersArgs;
 use crate::commands::generate::GenerateArgs;
+use crate::commands::latency::LatencyArgs;
 use crate::commands::maintain::MaintainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::rewind::RewindArgs;
@@ -70,6 +71,8 @@ pub enum Command {
     Rewind(Box<RewindArgs>),
     /// Produce realistic events, as an API gateway would, and keep the truth about them.
     Generate(GenerateArgs),
+    /// Print percentiles from the files in LATENCY_DIR, compare two, draw them.
+    Latency(LatencyArgs),
     /// Show the whole way with a million events, and check every figure. `make demo` starts the
     /// private servers for it.
     ///
@@ -190,6 +193,13 @@ pub struct PipelineArgs {
     /// How often the statistics line is logged.
     #[arg(long, env = "STATS_INTERVAL", default_value = "30s")]
     pub stats_interval: String,
+    /// Where latencies are written, as HdrHistogram's interval logs and percentile tables [default:
+    /// nowhere]. SIGUSR1 logs percentiles, and writes them here at once.
+    #[arg(long, env = "LATENCY_DIR")]
+    pub latency_dir: Option<PathBuf>,
+    /// How often latencies are written, 1s to 1d.
+    #[arg(long, env = "LATENCY_INTERVAL", default_value = "1m")]
+    pub latency_interval: String,
     /// Stop, with exit code 7, when more than this ratio of the last 10,000 messages are no valid
     /// events, rather than divert everything: above 0, up to 1. 1 switches this off.
     #[arg(long, env = "DEAD_LETTER_MAX_RATIO", default_value = "0.5")]

@@ -15,6 +15,7 @@ use secrets::{kafka_options_text, names_maintenance};
 use crate::cli::{EventArgs, KafkaArgs, PipelineArgs};
 use crate::decode::write_batch::BatchLimits;
 use crate::kafka_options::KafkaOptions;
+use crate::latency::reporter::ReportPolicy;
 use crate::poll::consumer_config::{consumer_config, effective_duration, refusal};
 use crate::poll::start_position::{OffsetReset, StartPolicy};
 use crate::usage_event::TimeLimits;
@@ -58,6 +59,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// STATS_INTERVAL.
     pub stats_interval: Duration,
+    /// LATENCY_DIR and LATENCY_INTERVAL.
+    pub latency_reports: ReportPolicy,
     /// MAX_EVENT_AGE and MAX_CLOCK_SKEW.
     pub time_limits: TimeLimits,
     /// DEAD_LETTER_MAX_RATIO.
@@ -158,6 +161,11 @@ impl Config {
                 }),
             drain_timeout: judge.duration("DRAIN_TIMEOUT", &args.drain_timeout, SECOND..=DAY),
             stats_interval: judge.duration("STATS_INTERVAL", &args.stats_interval, SECOND..=DAY),
+            latency_reports: ReportPolicy {
+                // An empty variable is as good as none.
+                directory: args.latency_dir.clone().filter(|directory| !directory.as_os_str().is_empty()),
+                interval: judge.duration("LATENCY_INTERVAL", &args.latency_interval, SECOND..=DAY),
+            },
             time_limits,
             dead_letter_ratio_max: judge.ratio("DEAD_LETTER_MAX_RATIO", &args.dead_letter_max_ratio),
             dead_letter_target: judge.dead_letter_target(args),

@@ -33,6 +33,7 @@ pub mod secondary_indexes;
 pub mod shutdown;
 pub mod stage;
 pub mod latency;
+pub mod plot;
 pub mod rejection_ratio;
 pub mod clock;
 pub mod crash_point;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use usage_processor::cli::{Cli, Command};
 use usage_processor::commands::{
-    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, maintain, migrate, rewind, run,
+    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, latency, maintain, migrate,
+    rewind, run,
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
@@ -37,6 +38,7 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::Audit(args) => Ok(audit::run(args)?),
         Command::Rewind(args) => Ok(rewind::run(args)?),
         Command::Generate(args) => Ok(generate::run(args)?),
+        Command::Latency(args) => Ok(latency::run(args)?),
         Command::Demo(args) => Ok(demo::run(args)?),
     }
 }

@@ -36,6 +36,8 @@ pub struct PolledBatch {
     bytes: Vec<u8>,
     /// Partitions that were taken away before this batch: their windows can go.
     pub revoked: Vec<Partition>,
+    /// When it was handed on; until then, when it was begun.
+    pub polled_at: Instant,
 }
 
 impl PolledBatch {
@@ -46,6 +48,7 @@ impl PolledBatch {
             messages: Vec::with_capacity(message_count_max),
             bytes: Vec::new(),
             revoked: Vec::new(),
+            polled_at: Instant::now(),
         }
     }
 
@@ -168,6 +171,15 @@ impl SpanOutcome {
     }
 }
 
+/// That a polled batch is decoded, for whoever asks how long its messages wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodedBatch {
+    /// When its last message was sifted.
+    pub at: Instant,
+    /// Its messages, without history.
+    pub message_count: u64,
+}
+
 /// Whole polled batches, decoded: what one transaction makes durable.
 #[derive(Debug, Default)]
 pub struct WriteBatch {
@@ -185,6 +197,8 @@ pub struct WriteBatch {
     pub payload_bytes: usize,
     /// When the oldest polled batch came in.
     pub opened_at: Option<Instant>,
+    /// When each of `polled` was decoded.
+    pub decoded: Vec<DecodedBatch>,
 }
 
 impl WriteBatch {

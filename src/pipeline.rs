@@ -24,7 +24,8 @@ use crate::decode::identity::IdentityHasher;
 use crate::decode::sift::Sieve;
 use crate::error_chain::error_chain;
 use crate::folder;
-use crate::latency::{Latency, Percentiles};
+use crate::latency::reporter::{ReportRequests, Reporter, ReporterError};
+use crate::latency::{DurableLatency, Latencies, Percentiles};
 use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::ledger::{Ledger, session_config};
 use crate::maintenance;
@@ -65,6 +66,9 @@ pub enum PipelineError {
     /// No latency histogram.
     #[error("creating latency histograms")]
     Latency(#[from] hdrhistogram::CreationError),
+    /// Nobody to report latencies.
+    #[error(transparent)]
+    Reporter(#[from] ReporterError),
     /// No random key for the dedup window.
     #[error("asking the operating system for a random key")]
     Key(#[source] OsError),
@@ -98,13 +102,16 @@ pub struct Report {
 pub fn run(
     config: &Config,
     shutdown: &Shutdown,
+    latency_requests: &ReportRequests,
     stops_at_end: bool,
     report_interval: Duration,
     mut on_report: impl FnMut(&Report),
 ) -> Result<Report, PipelineError> {
     let (revocation_sender, revocations) = bounded(REVOCATIONS_MAX);
     let consumer = Arc::new(create_consumer(config, revocation_sender, shutdown)?);
-    let mut latency = Latency::new(config.writer_count)?;
+    let latencies = Latencies::new();
+    let mut durable = DurableLatency::new(&latencies)?;
+    let reporter = Reporter::spawn(&latencies, &config.latency_reports, latency_requests)?;
     let board = TallyBoard::default();
     let budgets = dedup_budgets(config);
     let mut stages = Stages::new(shutdown.clone());
@@ -114,8 +121,8 @@ pub fn run(
     let offsets = KafkaOffsets::new(Arc::clone(&consumer), &config.kafka_topic);
     let committer = Committer::new(progress_inbox, revocations, offsets, board.clone());
     stages.spawn("committer", move || committer.run())?;
-    let write_batches = spawn_writers(&mut stages, config, &progress, &latency)?;
-    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budgets)?;
+    let write_batches = spawn_writers(&mut stages, config, &progress, &latencies)?;
+    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budgets, &latencies)?;
     let poller = Poller::new(
         Arc::clone(&consumer),
         &config.kafka_topic,
@@ -138,15 +145,20 @@ pub fn run(
         poller.run()
     })?;
 
-    let mut report = || Report {
-        tally: board.snapshot(),
-        dedup_entries: budgets.iter().map(DedupBudget::record_count).sum(),
-        dedup_evictions: budgets.iter().map(DedupBudget::evictions).sum(),
-        latency: latency.take_interval(),
-        latency_overall: latency.overall(),
-        at: Instant::now(),
+    let mut report = || {
+        let (latency, latency_overall) = durable.take_interval();
+        Report {
+            tally: board.snapshot(),
+            dedup_entries: budgets.iter().map(DedupBudget::record_count).sum(),
+            dedup_evictions: budgets.iter().map(DedupBudget::evictions).sum(),
+            latency,
+            latency_overall,
+            at: Instant::now(),
+        }
     };
-    stages.join(config.drain_timeout, report_interval, || on_report(&report()))?;
+    let outcome = stages.join(config.drain_timeout, report_interval, || on_report(&report()));
+    reporter.finish();
+    outcome?;
     findings.verdict()?;
     if stops_at_end {
         // Nobody may start again to notice.
@@ -215,7 +227,7 @@ fn spawn_writers(
     stages: &mut Stages,
     config: &Config,
     progress: &Sender<Progress>,
-    latency: &Latency,
+    latencies: &Latencies,
 ) -> Result<Sender<WriteBatch>, PipelineError> {
     let (sender, write_batches) = bounded(0);
     let mut watchdog = Watchdog::new(config.server_timeouts.statement);
@@ -238,7 +250,7 @@ fn spawn_writers(
             progress: progress.clone(),
             sink: Database::new(options.clone(), &name, watchdog.watch(&name))
                 .with_dead_letter_topic(dead_letter_topic),
-            latency: latency.recorder(writer_idx),
+            latencies: latencies.clone(),
         };
         stages.spawn(name, move || writer.run())?;
     }
@@ -258,6 +270,7 @@ fn spawn_decoders(
     config: &Config,
     write_batches: Sender<WriteBatch>,
     budgets: &[DedupBudget],
+    latencies: &Latencies,
 ) -> Result<Vec<Sender<PolledBatch>>, PipelineError> {
     let hasher = IdentityHasher::with_random_key().map_err(PipelineError::Key)?;
     let breaker = CircuitBreaker::new(config.dead_letter_ratio_max);
@@ -266,8 +279,13 @@ fn spawn_decoders(
         let (inbox, polled_batches) = bounded(POLLED_BATCHES_PER_DECODER);
         let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone())
             .with_breaker(breaker.clone());
-        let decoder =
-            Decoder { polled_batches, write_batches: write_batches.clone(), sieve, limits: config.batch };
+        let decoder = Decoder {
+            polled_batches,
+            write_batches: write_batches.clone(),
+            sieve,
+            limits: config.batch,
+            latencies: latencies.clone(),
+        };
         stages.spawn(format!("decoder-{decoder_idx}"), move || decoder.run())?;
         inboxes.push(inbox);
     }

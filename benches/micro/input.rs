@@ -27,6 +27,7 @@ pub(crate) struct Message {
 /// `count` valid events of 1,000 organizations, 315 bytes each on average, 10,000 a second, no duplicates.
 pub(crate) fn events(count: u64) -> Vec<Message> {
     let traffic = Traffic {
+        padding_bytes: 0,
         seed: 7,
         message_count: count,
         organization_count: 1_000,

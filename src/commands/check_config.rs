@@ -12,6 +12,7 @@ use super::run::retention_warning;
 use crate::cli::CheckConfigArgs;
 use crate::config::{Config, ConfigError, core_count, format_duration};
 use crate::error_chain::error_chain;
+use crate::latency::reporter::try_directory;
 use crate::maintenance::Bounds;
 use crate::poll::consumer_config::{DEFAULTS, consumer_config};
 use crate::poll::start_position::OffsetReset;
@@ -40,6 +41,12 @@ pub fn run(args: &CheckConfigArgs) -> Result<(), CheckConfigError> {
     let mut out = io::stdout().lock();
     for (variable, value) in table(&config) {
         writeln!(out, "{variable:<34} {value}")?;
+    }
+    // `run` goes on without it, and says so too.
+    if let Some(directory) = &config.latency_reports.directory
+        && let Err(error) = try_directory(directory)
+    {
+        writeln!(out, "LATENCY_DIR: WARNING, takes no files: {error}")?;
     }
     if args.offline {
         writeln!(out, "The configuration holds together; the servers were not tried (--offline).")?;
@@ -81,6 +88,15 @@ fn table(config: &Config) -> Vec<(String, String)> {
         ("WRITER_THREADS", config.writer_count.to_string()),
         ("DRAIN_TIMEOUT", format_duration(config.drain_timeout)),
         ("STATS_INTERVAL", format_duration(config.stats_interval)),
+        (
+            "LATENCY_DIR",
+            config
+                .latency_reports
+                .directory
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), |directory| directory.display().to_string()),
+        ),
+        ("LATENCY_INTERVAL", format_duration(config.latency_reports.interval)),
         ("MAX_EVENT_AGE", format_duration(config.time_limits.event_age_max)),
         ("MAX_CLOCK_SKEW", format_duration(config.time_limits.clock_skew_max)),
         ("DEAD_LETTER_MAX_RATIO", config.dead_letter_ratio_max.to_string()),

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod dead_letters;
 pub mod demo;
 pub mod generate;
+pub mod latency;
 pub mod maintain;
 pub mod migrate;
 pub mod progress_bar;

@@ -10,6 +10,7 @@ use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
 use crate::config::{Config, core_count, format_duration};
+use crate::latency::reporter::ReportRequests;
 use crate::maintenance::Bounds;
 use crate::migrations::{self, MigrateError, ProfileChoice, ServerInfo};
 use crate::pipeline::{self, PipelineError, Report};
@@ -41,16 +42,19 @@ pub enum RunError {
 pub fn run(args: &RunArgs) -> Result<(), RunError> {
     let config = Config::from_args(&args.pipeline, core_count()).map_err(SetupError::from)?;
     let shutdown = Shutdown::default();
-    shutdown.on_signals().map_err(RunError::Signals)?;
+    let latency_requests = ReportRequests::default();
+    shutdown.on_signals().and_then(|()| latency_requests.on_signal()).map_err(RunError::Signals)?;
     if !prepare_database(&config, args.migrate, &shutdown)? {
         log::info!("stopped before the database was reached");
         return Ok(());
     }
     let last = if args.stop_at_end {
-        stop_at_end(&config, &shutdown)?
+        stop_at_end(&config, &shutdown, &latency_requests)?
     } else {
         let mut statistics = Statistics::new();
-        pipeline::run(&config, &shutdown, false, config.stats_interval, |report| statistics.log(report))?
+        pipeline::run(&config, &shutdown, &latency_requests, false, config.stats_interval, |report| {
+            statistics.log(report);
+        })?
     };
     log::info!("stopped: everything in flight is written and committed");
     if args.print_summary {
@@ -100,13 +104,17 @@ pub(super) fn retention_warning(event_age_max: Duration, bounds: &Bounds) -> Opt
     })
 }
 
-fn stop_at_end(config: &Config, shutdown: &Shutdown) -> Result<Report, RunError> {
+fn stop_at_end(
+    config: &Config,
+    shutdown: &Shutdown,
+    latency_requests: &ReportRequests,
+) -> Result<Report, RunError> {
     const TICK: Duration = Duration::from_millis(250);
     let bar = message_bar(0);
     let mut statistics = Statistics::new();
     let mut next_line = Instant::now() + config.stats_interval;
     let started = Instant::now();
-    let last = pipeline::run(config, shutdown, true, TICK, |report| {
+    let last = pipeline::run(config, shutdown, latency_requests, true, TICK, |report| {
         let done = report.tally.messages - report.tally.in_flight();
         bar.set_length(done + report.tally.lag);
         bar.set_position(done);

@@ -15,7 +15,8 @@ use super::sift::Sieve;
 use super::write_batch::BatchLimits;
 use crate::clock;
 use crate::crash_point::{self, CrashPoint};
-use crate::messages::{PolledBatch, WriteBatch};
+use crate::latency::{Latencies, Stage};
+use crate::messages::{DecodedBatch, PolledBatch, WriteBatch};
 
 /// One decoder thread's ends.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Decoder {
     pub sieve: Sieve,
     /// Bounds of a write batch.
     pub limits: BatchLimits,
+    /// Records how long messages took to get here, waited, and were worked on.
+    pub latencies: Latencies,
 }
 
 /// What a decoder does next.
@@ -71,10 +74,27 @@ impl Decoder {
     }
 
     fn add(&mut self, polled: PolledBatch, batch: &mut WriteBatch) -> Result<(), DecodeError> {
-        batch.opened_at.get_or_insert_with(Instant::now);
-        self.sieve.sift(polled, batch, clock::now_ms())?;
+        let (taken_at, taken_at_micros) = (Instant::now(), clock::now_micros());
+        batch.opened_at.get_or_insert(taken_at);
+        self.sieve.sift(polled, batch, taken_at_micros / 1_000)?;
         crash_point::reach(CrashPoint::AfterDedup);
+        self.record_latency(batch, taken_at, taken_at_micros);
         Ok(())
+    }
+
+    /// Of the batch's last polled batch, which was taken up at this moment, by both clocks.
+    fn record_latency(&self, batch: &mut WriteBatch, taken_at: Instant, taken_at_micros: i64) {
+        let Some(polled) = batch.polled.last() else { return };
+        let at = Instant::now();
+        let waited = taken_at.saturating_duration_since(polled.polled_at);
+        let polled_at_micros = taken_at_micros - i64::try_from(waited.as_micros()).unwrap_or(0);
+        let news = || polled.messages.iter().filter(|message| !polled.is_history(message));
+        let timestamps_ms = news().filter_map(|message| message.timestamp_ms);
+        self.latencies.record_since(Stage::Polled, timestamps_ms, polled_at_micros);
+        let message_count = news().count() as u64;
+        self.latencies.record(Stage::DecoderQueue, waited, message_count);
+        self.latencies.record(Stage::Decoded, at.saturating_duration_since(taken_at), message_count);
+        batch.decoded.push(DecodedBatch { at, message_count });
     }
 
     /// Waits for a polled batch (unless one is waiting), for a free writer (once the batch is

@@ -372,7 +372,8 @@ impl Poller {
             return Ok(Flow::Stop);
         }
         // Waiting may have served a revocation: take only now what is still ours.
-        let (issued, batch) = self.intake.take(decoder_idx);
+        let (issued, mut batch) = self.intake.take(decoder_idx);
+        batch.polled_at = Instant::now();
         if !issued.is_empty() {
             self.tell_committer(Progress::Issued(issued));
             crash_point::reach(CrashPoint::AfterIssue);

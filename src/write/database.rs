@@ -9,7 +9,7 @@
 //! finds its own rows and takes the careful path, which adds nothing.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::dead_letter_topic::DeadLetterTopic;
 use super::dead_letters;
@@ -22,11 +22,11 @@ use super::session::{ServerTimeouts, Session, application_name};
 use super::settlement::{Fate, Settlement, day_of};
 use super::sqlstate::Remedy;
 use super::watchdog::Watch;
-use super::writer::RowSink;
+use super::writer::{RowSink, Written};
 use crate::copy_tuple::CopyStream;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
-use crate::messages::{SpanOutcome, WriteBatch};
+use crate::messages::WriteBatch;
 
 /// Whose messages a writer writes, and how long its server may take.
 #[derive(Debug, Clone)]
@@ -106,7 +106,7 @@ impl Database {
     }
 
     /// Fast path, and the careful one if a row is in the way.
-    fn attempt(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
+    fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
         row_order::sort(&batch.rows, &mut self.order);
         match self.store(batch, None) {
             Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
@@ -118,14 +118,10 @@ impl Database {
     }
 
     /// Everything about a batch in one transaction. `copy_error` says how the fast path failed.
-    fn store(
-        &mut self,
-        batch: &WriteBatch,
-        copy_error: Option<WriteError>,
-    ) -> Result<Vec<SpanOutcome>, WriteError> {
+    fn store(&mut self, batch: &WriteBatch, copy_error: Option<WriteError>) -> Result<Written, WriteError> {
         self.open_session()?;
         let Self { session: Some(session), options, watch, .. } = self else {
-            return Ok(Vec::new()); // There is one now.
+            return Ok(Written { outcomes: Vec::new(), commit_time: Duration::ZERO }); // There is one now.
         };
         let Session { client, statements, retained_since_micros } = session;
         let expired = take_expired(batch, &mut self.order, *retained_since_micros);
@@ -176,9 +172,11 @@ impl Database {
         }
         crash_point::reach(CrashPoint::AfterCopy);
         watch.renew();
+        let committing_since = Instant::now();
         transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;
+        let commit_time = committing_since.elapsed();
         self.refusals.record(row_count, fates.iter().filter(|fate| matches!(fate, Fate::Refused(_))).count());
-        Ok(settlement.outcomes)
+        Ok(Written { outcomes: settlement.outcomes, commit_time })
     }
 
     /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's. None
@@ -218,10 +216,10 @@ impl Database {
 impl RowSink for Database {
     type Error = WriteError;
 
-    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, WriteError> {
+    fn write(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
         let has_spans = batch.outcomes.iter().any(|outcome| !outcome.span.is_empty());
         if !has_spans && batch.rows.is_empty() && batch.dead_letters.is_empty() {
-            return Ok(batch.outcomes.clone());
+            return Ok(Written { outcomes: batch.outcomes.clone(), commit_time: Duration::ZERO });
         }
         let mut outcome = self.attempt(batch);
         if let Err(error) = &outcome

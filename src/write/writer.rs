@@ -5,7 +5,7 @@
 //! database never lose a batch: it is retried with growing pauses until it is durable or the
 //! process stops. Ends when every decoder has hung up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam_channel::{Receiver, Sender};
@@ -14,7 +14,7 @@ use super::sqlstate::Remedy;
 use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
-use crate::latency::LatencyRecorder;
+use crate::latency::{Latencies, Stage};
 use crate::messages::{Progress, SpanOutcome, WriteBatch};
 
 /// Where rows go: the database, or a test's double.
@@ -22,12 +22,20 @@ pub trait RowSink {
     /// Why a batch is not durable.
     type Error: std::error::Error + 'static;
 
-    /// Makes a batch durable as a whole or not at all, and gives what became of each span, in the
-    /// order of [`WriteBatch::outcomes`].
-    fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Self::Error>;
+    /// Makes a batch durable as a whole or not at all.
+    fn write(&mut self, batch: &WriteBatch) -> Result<Written, Self::Error>;
 
     /// What the error asks for.
     fn remedy(error: &Self::Error) -> Remedy;
+}
+
+/// A batch that is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What became of each span, in the order of [`WriteBatch::outcomes`].
+    pub outcomes: Vec<SpanOutcome>,
+    /// How long the COMMIT took; nothing when there was nothing to commit.
+    pub commit_time: Duration,
 }
 
 /// One writer thread's ends.
@@ -39,18 +47,19 @@ pub struct Writer<S> {
     pub progress: Sender<Progress>,
     /// Where rows go.
     pub sink: S,
-    /// Records Kafka timestamp to durable, row by row.
-    pub latency: LatencyRecorder,
+    /// Records how long messages waited for a writer, and rows until they were durable.
+    pub latencies: Latencies,
 }
 
 impl<S: RowSink> Writer<S> {
     /// Writes batches until every decoder has hung up.
     pub fn run(mut self) -> Result<(), std::convert::Infallible> {
         while let Ok(batch) = self.write_batches.recv() {
-            let outcomes = self.write_with_retry(&batch);
+            let taken_at = Instant::now();
+            let written = self.write_with_retry(&batch);
             crash_point::reach(CrashPoint::AfterCommit);
-            self.record_latency(&batch);
-            if self.progress.send(Progress::Durable(outcomes)).is_err() {
+            self.record_latency(&batch, taken_at, written.commit_time);
+            if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
                 break; // The committer is gone and reports its own error.
             }
             crash_point::reach(CrashPoint::AfterProgress);
@@ -58,7 +67,7 @@ impl<S: RowSink> Writer<S> {
         Ok(())
     }
 
-    fn write_with_retry(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
+    fn write_with_retry(&mut self, batch: &WriteBatch) -> Written {
         let mut pauses = pauses();
         let mut attempt = 1_u32;
         loop {
@@ -80,13 +89,18 @@ impl<S: RowSink> Writer<S> {
         }
     }
 
-    fn record_latency(&self, batch: &WriteBatch) {
-        let durable_at_micros = clock::now_micros();
-        let timestamps = batch.rows.iter().filter_map(|row| batch.message(row.source).1.timestamp_ms);
-        self.latency.record_all(
-            timestamps
-                .map(|timestamp_ms| durable_at_micros.saturating_sub(timestamp_ms.saturating_mul(1_000))),
-        );
+    /// Of a batch that this writer has taken at this moment and that is durable now.
+    fn record_latency(&self, batch: &WriteBatch, taken_at: Instant, commit_time: Duration) {
+        let (written_in, durable_at_micros) = (taken_at.elapsed(), clock::now_micros());
+        for decoded in &batch.decoded {
+            let waited = taken_at.saturating_duration_since(decoded.at);
+            self.latencies.record(Stage::WriterQueue, waited, decoded.message_count);
+        }
+        let row_count = batch.rows.len() as u64;
+        self.latencies.record(Stage::Copy, written_in.saturating_sub(commit_time), row_count);
+        self.latencies.record(Stage::Commit, commit_time, row_count);
+        let timestamps_ms = batch.rows.iter().filter_map(|row| batch.message(row.source).1.timestamp_ms);
+        self.latencies.record_since(Stage::Durable, timestamps_ms, durable_at_micros);
     }
 }
 
@@ -106,7 +120,6 @@ pub fn pauses() -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latency::Latency;
     use crate::offsets::{Generation, OffsetSpan};
     use crossbeam_channel::bounded;
 
@@ -124,10 +137,10 @@ mod tests {
     impl RowSink for Flaky {
         type Error = Reset;
 
-        fn write(&mut self, batch: &WriteBatch) -> Result<Vec<SpanOutcome>, Reset> {
+        fn write(&mut self, batch: &WriteBatch) -> Result<Written, Reset> {
             self.attempts += 1;
             if self.failures_left == 0 {
-                return Ok(batch.outcomes.clone());
+                return Ok(Written { outcomes: batch.outcomes.clone(), commit_time: Duration::ZERO });
             }
             self.failures_left -= 1;
             Err(Reset)
@@ -146,8 +159,7 @@ mod tests {
         batches.send(WriteBatch { outcomes: vec![SpanOutcome::new(span)], ..WriteBatch::default() }).unwrap();
         drop(batches);
         let sink = Flaky { failures_left: 2, attempts: 0 };
-        let latency = Latency::new(1).unwrap();
-        Writer { write_batches, progress, sink, latency: latency.recorder(0) }.run().unwrap();
+        Writer { write_batches, progress, sink, latencies: Latencies::new() }.run().unwrap();
         let reports: Vec<_> = reports.iter().collect();
         assert!(
             matches!(&reports[..], [Progress::Durable(outcomes)] if outcomes[0].span == span),

@@ -18,6 +18,7 @@ mod hostile;
 mod hostile_logs;
 mod flood;
 mod housekeeping;
+mod latency;
 mod memory;
 mod pauses;
 mod rebalance;

@@ -127,7 +127,7 @@ impl Case {
 
     #[track_caller]
     fn write(&mut self, batch: &WriteBatch) -> Vec<SpanOutcome> {
-        self.sink.write(batch).unwrap_or_else(|error| panic!("{error:?}"))
+        self.sink.write(batch).unwrap_or_else(|error| panic!("{error:?}")).outcomes
     }
 
     /// `[messages, written, duplicates, redelivered, dead letters]` of all spans together.
