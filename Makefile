@@ -48,13 +48,14 @@ check: ## format, lints, docs and shell scripts
 .PHONY: unit
 unit: ## unit and property tests, which need no server
 	@$(STEP) "unit and property tests" cargo test --locked --features failpoints --lib --bins
+	@$(STEP) "what is allocated" cargo test --locked --features failpoints --test allocations
 	@$(STEP) "examples in the docs" cargo test --locked --features failpoints --doc
 
 .PHONY: integration
-integration: $(NODE_MODULES) ## the tests in tests/, on a private PostgreSQL and a private Kafka broker
-	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test '*' --no-run
-	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,$(LONELY_TESTS))
-	@$(STEP) "tests under load" $(WITH_SERVERS) cargo test --locked --features failpoints --test "*" -- --test-threads=1 $(LONELY_TESTS)
+integration: $(NODE_MODULES) ## the tests in tests/integration/, on a private PostgreSQL and a private Kafka broker
+	@$(STEP) "build the integration tests" cargo test --locked --features failpoints --test integration --no-run
+	@$(STEP) "integration tests" $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,$(LONELY_TESTS))
+	@$(STEP) "tests under load" $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --test-threads=1 $(LONELY_TESTS)
 
 .PHONY: chaos
 chaos: ## break servers and processors at random for a while (DURATION=10m SEED=1 REPORT=FILE)

@@ -41,14 +41,25 @@ pub struct PolledBatch {
 }
 
 impl PolledBatch {
-    /// An empty batch with room for `message_count_max` messages.
-    pub fn with_capacity(message_count_max: usize) -> Self {
+    /// An empty batch with room for `message_count` messages, apart from their bytes.
+    pub fn with_capacity(message_count: usize) -> Self {
         Self {
             spans: Vec::new(),
-            messages: Vec::with_capacity(message_count_max),
+            messages: Vec::with_capacity(message_count),
             bytes: Vec::new(),
             revoked: Vec::new(),
             polled_at: Instant::now(),
+        }
+    }
+
+    /// An empty batch with room for one like this: under load one is like the one before it.
+    #[must_use]
+    pub fn empty_alike(&self) -> Self {
+        Self {
+            spans: Vec::with_capacity(self.spans.len()),
+            messages: Vec::with_capacity(roomy(self.messages.len())),
+            bytes: Vec::with_capacity(roomy(self.bytes.len())),
+            revoked: Vec::new(),
         }
     }
 
@@ -103,6 +114,11 @@ impl PolledBatch {
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty() && self.revoked.is_empty()
     }
+}
+
+/// A little more, since no two batches are of the same size; one that grows by doubling copies all it has.
+fn roomy(len: usize) -> usize {
+    len + len / 8
 }
 
 /// A batch is closed at a mebibyte and a message is below 2 GiB, so 32 bits always suffice.
@@ -202,6 +218,18 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
+    /// An empty batch with room for one like this: under load one is like the one before it.
+    #[must_use]
+    pub fn empty_alike(&self) -> Self {
+        Self {
+            polled: Vec::with_capacity(roomy(self.polled.len())),
+            rows: Vec::with_capacity(roomy(self.rows.len())),
+            tuples: Vec::with_capacity(roomy(self.tuples.len())),
+            outcomes: Vec::with_capacity(roomy(self.outcomes.len())),
+            ..Self::default()
+        }
+    }
+
     /// The message behind a reference, and the batch that holds its bytes.
     pub fn message(&self, source: MessageRef) -> (&PolledBatch, &PolledMessage) {
         let batch = &self.polled[source.batch_idx as usize];

@@ -1,5 +1,4 @@
-//! What benches and tests feed the pure parts with: polled batches of the generator's messages, and
-//! single events as bad as they may be.
+//! What benches and tests feed the pure parts with: polled batches of the generator's messages.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -81,21 +80,16 @@ pub(crate) fn polled(messages: &[Message], round: i64) -> PolledBatch {
     batch
 }
 
-/// A sieve with the default limits, as one decoder of two has it.
-pub(crate) fn sieve() -> Sieve {
+/// A sieve with the default limits that remembers at most so many messages.
+pub(crate) fn sieve(record_count_max: usize) -> Sieve {
     let limits = TimeLimits {
         event_age_max: Duration::from_secs(90 * 86_400),
         clock_skew_max: Duration::from_secs(300),
     };
-    Sieve::new(limits, IdentityHasher::new([7; 16]), Duration::from_secs(300), DedupBudget::new(2_000_000))
-}
-
-/// An event whose fields are these, with another one, that is ignored, in front.
-pub(crate) fn event(ignored: &str, request_id: &str, endpoint: &str) -> Vec<u8> {
-    format!(
-        r#"{{"x":{ignored},"time":"2026-11-24T07:30:00.123456Z","request_id":"{request_id}",
-        "organization_id":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","api_key_id":"6ba7b811-9dad-11d1-80b4-00c04fd430c8",
-        "endpoint":"{endpoint}","method":"GET","status_code":200,"response_time_ms":12}}"#
+    Sieve::new(
+        limits,
+        IdentityHasher::new([7; 16]),
+        Duration::from_secs(300),
+        DedupBudget::new(record_count_max),
     )
-    .into_bytes()
 }

@@ -119,7 +119,8 @@ impl Decoder {
         if Some(operation.index()) == receiving {
             return operation.recv(&self.polled_batches).map_or(Event::PollerGone, Event::Polled);
         }
-        match operation.send(&self.write_batches, std::mem::take(batch)) {
+        let next = batch.empty_alike();
+        match operation.send(&self.write_batches, std::mem::replace(batch, next)) {
             Ok(()) => Event::HandedOver,
             Err(_) => Event::WritersGone,
         }

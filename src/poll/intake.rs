@@ -198,8 +198,9 @@ impl Intake {
 
     /// Takes the decoder's batch, and what to tell the committer about it.
     pub fn take(&mut self, decoder_idx: usize) -> (Vec<IssuedSpan>, PolledBatch) {
-        let next = PolledBatch::with_capacity(self.message_count_max);
-        let batch = std::mem::replace(&mut self.batches[decoder_idx], next);
+        let batch = &mut self.batches[decoder_idx];
+        let next = batch.empty_alike();
+        let batch = std::mem::replace(batch, next);
         let mut issued: Vec<_> =
             batch.spans.iter().map(|span| IssuedSpan { span: *span, messages: 0 }).collect();
         for message in batch.messages.iter().filter(|message| !batch.is_history(message)) {
