@@ -60,6 +60,7 @@ impl PolledBatch {
             messages: Vec::with_capacity(roomy(self.messages.len())),
             bytes: Vec::with_capacity(roomy(self.bytes.len())),
             revoked: Vec::new(),
+            polled_at: Instant::now(),
         }
     }
 
@@ -103,6 +104,12 @@ impl PolledBatch {
     /// copy of it is known, and not written.
     pub fn is_history(&self, message: &PolledMessage) -> bool {
         message.offset < self.spans[message.span_idx as usize].start
+    }
+
+    /// The same batch, which leaves the poller now.
+    #[must_use]
+    pub fn handed_on(self) -> Self {
+        Self { polled_at: Instant::now(), ..self }
     }
 
     /// Bytes of keys and payloads that the batch holds.
@@ -226,6 +233,7 @@ impl WriteBatch {
             rows: Vec::with_capacity(roomy(self.rows.len())),
             tuples: Vec::with_capacity(roomy(self.tuples.len())),
             outcomes: Vec::with_capacity(roomy(self.outcomes.len())),
+            decoded: Vec::with_capacity(roomy(self.decoded.len())),
             ..Self::default()
         }
     }

@@ -145,17 +145,7 @@ pub fn run(
         poller.run()
     })?;
 
-    let mut report = || {
-        let (latency, latency_overall) = durable.take_interval();
-        Report {
-            tally: board.snapshot(),
-            dedup_entries: budgets.iter().map(DedupBudget::record_count).sum(),
-            dedup_evictions: budgets.iter().map(DedupBudget::evictions).sum(),
-            latency,
-            latency_overall,
-            at: Instant::now(),
-        }
-    };
+    let mut report = || make_report(&board, &budgets, &mut durable);
     let outcome = stages.join(config.drain_timeout, report_interval, || on_report(&report()));
     reporter.finish();
     outcome?;
@@ -168,6 +158,18 @@ pub fn run(
     on_report(&last);
     drop(consumer); // Leaves the group.
     Ok(last)
+}
+
+fn make_report(board: &TallyBoard, budgets: &[DedupBudget], durable: &mut DurableLatency) -> Report {
+    let (latency, latency_overall) = durable.take_interval();
+    Report {
+        tally: board.snapshot(),
+        dedup_entries: budgets.iter().map(DedupBudget::record_count).sum(),
+        dedup_evictions: budgets.iter().map(DedupBudget::evictions).sum(),
+        latency,
+        latency_overall,
+        at: Instant::now(),
+    }
 }
 
 /// The threads that keep the figures short to read and the database small. They end with the poller.

@@ -75,6 +75,7 @@ impl Plot<'_> {
             .x_desc(self.x_label)
             .y_desc(self.y_label)
             .x_label_formatter(&|x| (self.x_tick)(*x))
+            .y_label_formatter(&|y| number(*y))
             .label_style(("sans-serif", 15))
             .draw()?;
         for (line, colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
@@ -114,6 +115,11 @@ impl Plot<'_> {
     }
 }
 
+/// At most three decimals, and none that say nothing.
+fn number(value: f64) -> String {
+    format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +145,7 @@ mod tests {
         for colour in ["#0072B2", "#D55E00"] {
             assert_eq!(svg.matches(&format!("stroke=\"{colour}\"")).count(), 2, "{svg}");
         }
+        assert_eq!([0.1 + 0.2, 1_500.0, 0.0].map(number), ["0.3", "1500", "0"]);
         for text in ["Speed &amp; size", "1 &lt; 2 writers", "four", "rows/s"] {
             assert!(svg.contains(text), "{text}: {svg}");
         }

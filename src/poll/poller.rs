@@ -372,13 +372,12 @@ impl Poller {
             return Ok(Flow::Stop);
         }
         // Waiting may have served a revocation: take only now what is still ours.
-        let (issued, mut batch) = self.intake.take(decoder_idx);
-        batch.polled_at = Instant::now();
+        let (issued, batch) = self.intake.take(decoder_idx);
         if !issued.is_empty() {
             self.tell_committer(Progress::Issued(issued));
             crash_point::reach(CrashPoint::AfterIssue);
         }
-        match self.decoders[decoder_idx].send(batch) {
+        match self.decoders[decoder_idx].send(batch.handed_on()) {
             Ok(()) => Ok(Flow::Continue),
             Err(_) => Ok(Flow::Stop), // The decoder is gone; whoever failed has reported it.
         }
