@@ -2,8 +2,9 @@
 //! the day is over. Owned by whoever migrates or maintains; on their thread, on a connection of theirs.
 //!
 //! The table itself says which: what `usage_events` has, every new chunk or partition (a part) gets. When deferred it
-//! has none, and a part gets its own when all before its end is folded into figures. Parts that TimescaleDB has compressed have no use
-//! for them. Of what is built the definition counts, not the name: the unique key and the index of times are not touched.
+//! has none, and a part gets its own when all before its end is folded into figures. Parts that TimescaleDB has
+//! compressed, or will within a day, have no use for them. Of what is built the definition counts, not the name: the
+//! unique key and the index of times are not touched.
 //!
 //! Promises: one process builds at a time (an advisory lock of the session), one index at a time, CONCURRENTLY, beside
 //! writers; what a crash has left INVALID is dropped and built again; the table itself is locked for less than a second at a
@@ -37,7 +38,8 @@ const OF_TABLE: &str = "\
 SELECT indexrelid::regclass::text, substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$')
   FROM pg_index WHERE indrelid = 'usage_events'::regclass
    AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = ANY ($1::text[])";
-/// Those that are attached to one of the table, and cannot be dropped alone, come last.
+/// Those that are attached to one of the table, and cannot be dropped alone, come last. Whoever compresses a chunk would wait for a
+/// build, and late events behind that.
 const OF_PARTS: &str = "\
 SELECT part::text, definition, range_end <= folded_until,
        ARRAY(SELECT indexrelid::regclass::text FROM pg_index
@@ -46,7 +48,7 @@ SELECT part::text, definition, range_end <= folded_until,
        ARRAY(SELECT indexrelid::regclass::text FROM pg_index
               WHERE indrelid = part AND NOT indisvalid AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = definition)
   FROM usage_parts() CROSS JOIN usage_bounds CROSS JOIN unnest($1::text[]) AS definition
- WHERE NOT is_compressed
+ WHERE NOT is_compressed AND range_end > usage_compressed_soon()
  ORDER BY range_end, part, definition";
 
 /// When rows get their secondary indexes.

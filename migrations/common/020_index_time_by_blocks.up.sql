@@ -3,8 +3,9 @@
 CREATE INDEX IF NOT EXISTS usage_events_time_blocks_idx ON usage_events USING brin (time);
 DROP INDEX IF EXISTS usage_events_time_idx;
 
--- Blocks are read whether they match or not until somebody has looked through them: after each fold, that is, since what
--- comes next is what the next fold and the views read.
+-- Blocks are read whether they match or not until somebody has looked through them: a fold does, since what
+-- comes next is what the next fold and the views read. Once a second is enough, and finding the parts takes milliseconds.
+ALTER TABLE usage_bounds ADD COLUMN IF NOT EXISTS summarize_after timestamptz NOT NULL DEFAULT '-infinity';
 CREATE OR REPLACE FUNCTION usage_summarize_times()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -14,7 +15,7 @@ DECLARE
 BEGIN
     FOR blocks IN
         SELECT indexrelid::regclass
-          FROM usage_parts(OLD.folded_until, NEW.folded_until) JOIN pg_index ON indrelid = part
+          FROM usage_parts(OLD.folded_until - INTERVAL '1 hour', NEW.folded_until) JOIN pg_index ON indrelid = part
           JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
          WHERE amname = 'brin' AND indisvalid
     LOOP
@@ -24,12 +25,14 @@ BEGIN
             NULL; -- It is being vacuumed, which does the same, or an index is being built: after the next fold. Or it is gone.
         END;
     END LOOP;
-    RETURN NULL;
+    NEW.summarize_after := now() + INTERVAL '1 second';
+    RETURN NEW;
 END
 $$;
 DROP TRIGGER IF EXISTS usage_summarize_times ON usage_bounds;
-CREATE TRIGGER usage_summarize_times AFTER UPDATE OF folded_until ON usage_bounds
-    FOR EACH ROW WHEN (NEW.folded_until > OLD.folded_until) EXECUTE FUNCTION usage_summarize_times();
+CREATE TRIGGER usage_summarize_times BEFORE UPDATE OF folded_until ON usage_bounds
+    FOR EACH ROW WHEN (NEW.folded_until > OLD.folded_until AND OLD.summarize_after <= now())
+    EXECUTE FUNCTION usage_summarize_times();
 
 DO $$
 BEGIN

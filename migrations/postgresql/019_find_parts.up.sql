@@ -10,6 +10,9 @@ AS $$
      WHERE day AT TIME ZONE 'UTC' <= until AND (day + INTERVAL '1 day') AT TIME ZONE 'UTC' > since
 $$;
 
+-- Nothing is compressed in this profile.
+CREATE OR REPLACE FUNCTION usage_compressed_soon() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT timestamptz '-infinity' $$;
+
 -- Whatever calls it need not have the search_path of now.
 DO $$
 BEGIN
@@ -20,3 +23,4 @@ $$;
 
 COMMENT ON FUNCTION usage_parts(timestamptz, timestamptz) IS
     'The partitions of usage_events that reach into a span of time, with their own spans';
+COMMENT ON FUNCTION usage_compressed_soon() IS 'Always -infinity: nothing is compressed in this profile';

@@ -134,12 +134,18 @@ fn the_mode_is_changed_there_and_back() {
         assert_eq!(secondaries(&mut database), EVERYWHERE, "{profile}");
         if profile == Profile::TimescaleDb {
             database.client.batch_execute(&insert_sql("old", 10, 20)).unwrap();
+            database.client.batch_execute(&insert_sql("week", 10, 7)).unwrap();
             let compress =
                 "SELECT compress_chunk(part) FROM usage_parts('-infinity', now() - INTERVAL '10 days')";
             database.client.batch_execute(compress).unwrap();
         }
         switch(&database, "deferred");
         assert_eq!(secondaries(&mut database), NONE_TODAY, "{profile}: ended days keep theirs");
+        if profile == Profile::TimescaleDb {
+            let week = "usage_parts(now() - INTERVAL '7 days', now() - INTERVAL '7 days')";
+            let count = format!("SELECT count(*)::text FROM {week} JOIN pg_index ON indrelid = part");
+            assert_eq!(database.text(&count), "2", "the policy that compresses it must not wait for a build");
+        }
         switch(&database, "deferred");
         assert_eq!(secondaries(&mut database), NONE_TODAY, "{profile}: again");
         database.client.batch_execute(&insert_sql("more", 10, 1)).unwrap();
