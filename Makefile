@@ -10,7 +10,7 @@ STEP := tests/step
 INSTALL := tests/servers/install
 # Runs a command beside a private PostgreSQL and a private Kafka broker.
 WITH_SERVERS := tests/servers/with
-SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression drain-settings fetch-settings folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries
+SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
 # These load the machine themselves, and run one after the other.
@@ -77,6 +77,13 @@ else
 	    $(BENCH_END_TO_END) --profile $$profile --json "tuning/end-to-end/$$profile.json" | tee "tuning/end-to-end/$$profile.md"; \
 	done
 endif
+
+.PHONY: bench-page
+bench-page: ## the runs that a tuning page lists, and its table: tuning/pages/PAGE.md (PAGE=batch-size)
+	@test -f "tuning/pages/$(PAGE).md" || { echo "PAGE is one of:" tuning/pages/*.md >&2; exit 1; }
+	@$(STEP) "install what is missing" $(INSTALL) demo
+	@$(STEP) "build the bench" cargo bench --locked --bench end_to_end --no-run
+	@$(BENCH_END_TO_END) --page "tuning/pages/$(PAGE).md"
 
 .PHONY: bench-queries
 bench-queries: ## how long dashboards wait beside 10,000 events/s, into tuning/queries (ROWS=20000000 PROFILE=timescaledb)

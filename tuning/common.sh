@@ -5,12 +5,6 @@
 readonly BINARY=target/release/usage-processor
 [ -x "$BINARY" ] || { echo "build it first: make build" >&2; exit 1; }
 
-# cpu_ticks PID: clock ticks that the process has used, user and system.
-cpu_ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
-
-# field NAME JSON: a number out of the summary that `run --print-summary` prints.
-field() { sed -n "s/.*\"$1\":\\([0-9]*\\).*/\\1/p" <<<"$2"; }
-
 machine() {
     echo "$(date -u +%F), $(nproc) cores ($(sed -n 's/model name[^:]*: //p' /proc/cpuinfo | head -n 1))," \
         "$(psql "$DATABASE_URL" -Atc "SELECT 'PostgreSQL ' || current_setting('server_version')")," \

@@ -13,7 +13,8 @@ use usage_processor::generate::{self, GenerateOptions, LATE_UP_TO_MAX, Pace, Sha
 use usage_processor::kafka_options::KafkaOptions;
 use usage_processor::poll::consumer_config::consumer_config;
 
-use crate::{Args, Result};
+use crate::Result;
+use crate::args::Args;
 
 /// The rate at which a backlog claims to have come in.
 const CLAIMED_RATE: u64 = 10_000;

@@ -8,15 +8,28 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use clap::ValueEnum;
 use postgres::NoTls;
 use rdkafka::Message;
 use usage_processor::copy_tuple::{COLUMNS, CopyStream, append_tuple};
 use usage_processor::decode::identity::IdentityHasher;
 use usage_processor::decode::json::JsonDecoder;
 
+use crate::Result;
+use crate::args::Args;
 use crate::backlog::Backlog;
 use crate::database::{Layout, Server};
-use crate::{Args, Result};
+
+/// How rows lie within a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RowOrder {
+    /// By organization and time, as the processor sorts them.
+    Sorted,
+    /// By time, whoever sent them.
+    Time,
+    /// As a consumer gets them: runs of one partition after the other.
+    Polled,
+}
 
 /// The distinct rows of a backlog in the order in which a consumer gets them.
 #[derive(Debug)]
@@ -40,11 +53,13 @@ pub(crate) struct Ceiling {
     pub(crate) rows_per_second: f64,
     /// CPU time of the server's processes.
     pub(crate) server_cpu_micros_per_row: f64,
+    /// Bytes of WAL.
+    pub(crate) wal_bytes_per_row: f64,
 }
 
 impl fmt::Display for Ceiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connections, batch_rows, rows_per_second, server_cpu_micros_per_row } = self;
+        let Self { connections, batch_rows, rows_per_second, server_cpu_micros_per_row, .. } = self;
         write!(
             f,
             "{connections} connections, {batch_rows} rows a batch: {rows_per_second:.0} rows/s, {server_cpu_micros_per_row:.2} µs of the \
@@ -78,15 +93,19 @@ impl Rows {
         self.rows.len()
     }
 
-    /// Whole COPY streams of this many rows, each sorted as the processor sorts them.
-    fn streams(&self, batch_rows: usize) -> Vec<Vec<u8>> {
+    /// Whole COPY streams of this many rows, in that order within each.
+    fn streams(&self, batch_rows: usize, order: RowOrder) -> Vec<Vec<u8>> {
         let mut stream = CopyStream::default();
         let batches = self.rows.chunks(batch_rows);
         let encoded = batches.map(|batch| {
-            let mut order: Vec<&Row> = batch.iter().collect();
-            order.sort_by_key(|row| (row.organization_id, row.time_micros));
+            let mut rows: Vec<&Row> = batch.iter().collect();
+            match order {
+                RowOrder::Sorted => rows.sort_by_key(|row| (row.organization_id, row.time_micros)),
+                RowOrder::Time => rows.sort_by_key(|row| row.time_micros),
+                RowOrder::Polled => {}
+            }
             stream.start();
-            order.iter().for_each(|row| stream.push(&self.tuples[row.tuple.clone()]));
+            rows.iter().for_each(|row| stream.push(&self.tuples[row.tuple.clone()]));
             stream.finish().to_vec()
         });
         encoded.collect()
@@ -104,8 +123,9 @@ pub(crate) fn measure(
     server: &Server,
     rows: &Rows,
     (connections, batch_rows): (usize, usize),
+    order: RowOrder,
 ) -> Result<Ceiling> {
-    let streams = rows.streams(batch_rows);
+    let streams = rows.streams(batch_rows, order);
     let mut database = server.create()?;
     if server.layout != Layout::Heap {
         make_partitions(&mut database.client, rows)?;
@@ -121,7 +141,7 @@ pub(crate) fn measure(
             .try_for_each(|copier| copier.join().unwrap_or_else(|_| Err("a copier panicked".into())))
     })
     .map_err(|error| -> Box<dyn std::error::Error> { error })?;
-    let cpu = server.cost()? - cost_before;
+    let cost = server.cost()? - cost_before;
     let (row_count, seconds) = database.rows_and_seconds()?;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people to read")]
     let row_count = row_count as f64;
@@ -129,7 +149,8 @@ pub(crate) fn measure(
         connections,
         batch_rows,
         rows_per_second: row_count / seconds,
-        server_cpu_micros_per_row: cpu.as_secs_f64() * 1e6 / row_count,
+        server_cpu_micros_per_row: cost.cpu.as_secs_f64() * 1e6 / row_count,
+        wal_bytes_per_row: cost.wal_bytes / row_count,
     })
 }
 

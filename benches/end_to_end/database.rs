@@ -1,14 +1,18 @@
 //! Databases of a measurement's own, on the server that is shared by all, and what the server says it took.
 
 use std::cell::Cell;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use postgres::{Client, NoTls};
 use usage_processor::migrations::{self, ProfileChoice};
 use usage_processor::secondary_indexes::{self, SecondaryIndexes};
 
+use crate::Result;
+use crate::args::Args;
 use crate::cost::ServerCost;
-use crate::{Args, Result};
 
 /// What rows are written into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,8 +46,8 @@ pub(crate) struct Database {
 
 impl Server {
     pub(crate) fn new(args: &Args) -> Result<Self> {
-        let settings = args.database_setting.iter().map(|setting| {
-            let (name, value) = setting.split_once('=').ok_or("--database-setting wants NAME=VALUE")?;
+        let settings = args.server_setting.iter().map(|setting| {
+            let (name, value) = setting.split_once('=').ok_or("--server-setting wants NAME=VALUE")?;
             Ok((name.to_owned(), value.to_owned()))
         });
         Ok(Self {
@@ -56,17 +60,40 @@ impl Server {
         })
     }
 
+    /// Gives the server these settings and none that another run has given it; starts it again if one of them asks for that.
+    pub(crate) fn configure(&self) -> Result<()> {
+        /// Until its processes have read the file.
+        const RELOAD: Duration = Duration::from_millis(500);
+        let mut admin = self.connect()?;
+        admin.batch_execute("ALTER SYSTEM RESET ALL")?;
+        for (setting, value) in &self.settings {
+            admin.batch_execute(&format!("ALTER SYSTEM SET {setting} = '{value}'"))?;
+        }
+        admin.batch_execute("SELECT pg_reload_conf()")?;
+        thread::sleep(RELOAD);
+        let asks = self.connect()?.query_one(
+            "SELECT coalesce(bool_or(pending_restart), false), current_setting('data_directory') FROM pg_settings",
+            &[],
+        )?;
+        if asks.try_get(0)? {
+            let directory: String = asks.try_get(1)?;
+            let directory = directory.strip_suffix("/data").unwrap_or(&directory);
+            for action in [&["stop", directory, "fast"][..], &["start", directory]] {
+                if !Command::new("tests/servers/postgres").args(action).status()?.success() {
+                    return Err(format!("tests/servers/postgres {} failed", action.join(" ")).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A new one, and a checkpoint behind it: each measurement begins with the same room in the WAL.
     pub(crate) fn create(&self) -> Result<Database> {
         let number = self.created.replace(self.created.get() + 1);
         let name = format!("usage_bench_{}_{number}", std::process::id());
         let mut admin = self.connect()?;
         admin.batch_execute(&format!("CREATE DATABASE {name}"))?;
-        let watched = [("track_wal_io_timing", "on")];
-        let given = self.settings.iter().map(|(setting, value)| (setting.as_str(), value.as_str()));
-        for (setting, value) in watched.into_iter().chain(given) {
-            admin.batch_execute(&format!("ALTER DATABASE {name} SET {setting} = '{value}'"))?;
-        }
+        admin.batch_execute(&format!("ALTER DATABASE {name} SET track_wal_io_timing = 'on'"))?;
         let base = self.url.rsplit_once('/').map_or(self.url.as_str(), |(base, _)| base);
         let url = format!("{base}/{name}");
         let mut client = url.parse::<postgres::Config>()?.connect(NoTls)?;
@@ -79,7 +106,7 @@ impl Server {
             Layout::Heap => client.batch_execute(BARE_HEAP)?,
         }
         if self.million_rows > 0 {
-            client.batch_execute(&fill(self.million_rows))?;
+            fill(&mut client, self.million_rows)?;
         }
         admin.batch_execute("CHECKPOINT")?;
         Ok(Database { url, client, name, server_url: self.url.clone() })
@@ -91,8 +118,7 @@ impl Server {
 
     /// What the server's processes have used so far.
     pub(crate) fn cost(&self) -> Result<ServerCost> {
-        let backend: i32 = self.connect()?.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?;
-        ServerCost::of_backend(backend.unsigned_abs())
+        ServerCost::of(&mut self.connect()?)
     }
 }
 
@@ -126,10 +152,18 @@ impl Drop for Database {
 const BARE_HEAP: &str = "ALTER TABLE usage_events RENAME TO usage_events_keyed;
      CREATE TABLE usage_events (LIKE usage_events_keyed INCLUDING DEFAULTS);";
 
-/// Rows of the same day, in organizations of their own, folded as far as
-/// anybody can see. Triggers are off.
-fn fill(million_rows: u32) -> String {
-    format!(
+/// Rows of the same day, in organizations of their own, folded as far as anybody can see. Triggers are off, and secondary
+/// indexes are made afterwards.
+fn fill(client: &mut Client, million_rows: u32) -> Result<()> {
+    let secondary = client.query(
+        "SELECT indexname::text, indexdef FROM pg_indexes
+          WHERE schemaname = current_schema() AND tablename = 'usage_events' AND indexdef NOT LIKE 'CREATE UNIQUE %'",
+        &[],
+    )?;
+    for index in &secondary {
+        client.batch_execute(&format!("DROP INDEX {}", index.try_get::<_, String>(0)?))?;
+    }
+    client.batch_execute(&format!(
         "SET session_replication_role = replica;
          INSERT INTO usage_events (time, request_id, organization_id, api_key_id, endpoint, method, status_code,
                                    response_time_ms, billable, weight, created_at)
@@ -138,7 +172,10 @@ fn fill(million_rows: u32) -> String {
                 true, 1, 'epoch'
            FROM date_trunc('day', now(), 'UTC') AS day, generate_series(1, {million_rows} * 1000000) AS i;
          RESET session_replication_role;
-         UPDATE usage_bounds SET folded_until = now() - INTERVAL '20 minutes', folding_until = now() - INTERVAL '20 minutes';
-         VACUUM (ANALYZE) usage_events;"
-    )
+         UPDATE usage_bounds SET folded_until = now() - INTERVAL '20 minutes', folding_until = now() - INTERVAL '20 minutes'"
+    ))?;
+    for index in &secondary {
+        client.batch_execute(index.try_get(1)?)?;
+    }
+    Ok(client.batch_execute("VACUUM (ANALYZE) usage_events")?)
 }

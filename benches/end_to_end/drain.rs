@@ -7,9 +7,10 @@ use usage_processor::demo::processor::{Finished, Processor};
 use usage_processor::demo::target::Route;
 use usage_processor::shutdown::Shutdown;
 
+use crate::args::Args;
 use crate::backlog::Backlog;
 use crate::database::Server;
-use crate::{Args, PROGRAM, Result};
+use crate::{PROGRAM, Result};
 
 /// How long a drain may take: of 1.5 million messages on a slow machine a minute.
 const PATIENCE: Duration = Duration::from_secs(1_800);
@@ -25,6 +26,8 @@ pub(crate) struct Drained {
     pub(crate) memory_peak_bytes: u64,
     /// CPU time of the database server's processes, folding included.
     pub(crate) server_cpu_micros_per_row: f64,
+    /// Bytes of WAL.
+    pub(crate) wal_bytes_per_row: f64,
 }
 
 /// Drains it into a new database, as a new consumer group.
@@ -50,7 +53,7 @@ pub(crate) fn measure(
         .into_iter()
         .map(|processor| processor.wait(PATIENCE, shutdown))
         .collect::<std::result::Result<Vec<Finished>, _>>()?;
-    let server_cpu = server.cost()? - cost_before;
+    let server_cost = server.cost()? - cost_before;
     let (rows, seconds) = database.rows_and_seconds()?;
     let cpu: Duration = runs.iter().map(|run| run.cost.cpu).sum();
     let messages: u64 = runs.iter().map(|run| run.summary.messages).sum();
@@ -64,6 +67,7 @@ pub(crate) fn measure(
         rows_per_second: row_count / seconds,
         cpu_seconds_per_million: cpu.as_secs_f64() / message_count * 1e6,
         memory_peak_bytes: runs.iter().map(|run| run.cost.memory_peak_bytes).max().unwrap_or(0),
-        server_cpu_micros_per_row: server_cpu.as_secs_f64() * 1e6 / row_count,
+        server_cpu_micros_per_row: server_cost.cpu.as_secs_f64() * 1e6 / row_count,
+        wal_bytes_per_row: server_cost.wal_bytes / row_count,
     })
 }

@@ -1,23 +1,47 @@
 //! The table and the JSON.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 
+use crate::Result;
+use crate::args::Args;
 use crate::backlog::Polled;
 use crate::ceiling::Ceiling;
 use crate::database::Server;
 use crate::drain::Drained;
-use crate::steady::{Recovery, Steady};
-use crate::{Args, Result};
+use crate::steady::{Latency, Recovery, Steady};
+
+/// A figure, with a value for each round.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    digits: usize,
+    pub(crate) values: Vec<f64>,
+}
+
+/// What [`Steady::cells`] are.
+pub(crate) const STEADY_HEADS: [&str; 8] = [
+    "messages/s",
+    "p50 / p99 / p99.9 ms, own",
+    "by commit timestamps",
+    "WAL flush ms",
+    "CPU µs a message",
+    "server CPU µs",
+    "commits/s",
+    "generator late ms",
+];
 
 /// All that was measured.
 pub(crate) struct Report {
     started: Instant,
     conditions: serde_json::Value,
-    heading: String,
+    /// When and where.
+    pub(crate) place: String,
+    what: String,
     pub(crate) row_count: usize,
     pub(crate) message_bytes: f64,
     pub(crate) survey: Vec<Ceiling>,
@@ -45,17 +69,20 @@ impl Report {
         let timescaledb = timescaledb.map_or(String::new(), |version| format!(", TimescaleDB {version}"));
         Ok(Self {
             started: Instant::now(),
-            heading: format!(
-                "{date}, {machine}, {database}{timescaledb}, profile {}, table {}, usage-processor {}",
-                format!("{:?}", args.profile).to_lowercase(),
-                format!("{:?}", args.layout).to_lowercase(),
+            place: format!(
+                "{date}, {machine}, {database}{timescaledb}, usage-processor {}",
                 env!("CARGO_PKG_VERSION")
+            ),
+            what: format!(
+                "profile {}, table {}",
+                format!("{:?}", args.profile).to_lowercase(),
+                format!("{:?}", args.layout).to_lowercase()
             ),
             conditions: json!({ "date": date, "machine": machine, "database": format!("{database}{timescaledb}"),
                 "profile": format!("{:?}", args.profile).to_lowercase(), "layout": format!("{:?}", args.layout).to_lowercase(),
                 "messages": args.count, "partitions": args.partitions, "organizations": args.organizations,
                 "instances": args.instances, "million_rows_before": args.million_rows,
-                "settings": args.settings(), "database_settings": args.database_setting }),
+                "settings": args.settings(), "server_settings": args.server_setting }),
             row_count: 0,
             message_bytes: 0.0,
             survey: Vec::new(),
@@ -74,98 +101,80 @@ impl Report {
     }
 
     pub(crate) fn show_round(&self) {
-        if let (Some(ceiling), Some(drained), Some(polled)) =
-            (self.ceilings.last(), self.drains.last(), self.polls.last())
-        {
-            self.step(&format!(
-                "{:.0} of {:.0} rows/s, {:.2} and {:.2} s of CPU a million",
-                drained.rows_per_second,
-                ceiling.rows_per_second,
-                drained.cpu_seconds_per_million,
-                polled.cpu_seconds_per_million
-            ));
-        }
+        let figures = self.figures();
+        let last = figures.iter().filter_map(|figure| {
+            let value = figure.values.last()?;
+            Some(format!("{} {value:.*} {}", figure.name, figure.digits, figure.unit))
+        });
+        self.step(&last.take(4).collect::<Vec<_>>().join(", "));
     }
 
-    /// Name, unit, digits and one value a round.
-    fn figures(&self) -> Vec<(&'static str, &'static str, usize, Vec<f64>)> {
+    /// What was measured of the backlog; of what was not, no values.
+    pub(crate) fn figures(&self) -> Vec<Figure> {
         let drains = |of: fn(&Drained) -> f64| self.drains.iter().map(of).collect::<Vec<_>>();
-        let rates = drains(|drained| drained.rows_per_second);
-        let costs = drains(|drained| drained.cpu_seconds_per_million);
-        let ceilings: Vec<_> = self.ceilings.iter().map(|ceiling| ceiling.rows_per_second).collect();
-        let polls: Vec<_> = self.polls.iter().map(|polled| polled.cpu_seconds_per_million).collect();
+        let ceilings = |of: fn(&Ceiling) -> f64| self.ceilings.iter().map(of).collect::<Vec<_>>();
+        let polls = |of: fn(&Polled) -> f64| self.polls.iter().map(of).collect::<Vec<_>>();
+        let (rates, ceiling_rates) =
+            (drains(|drained| drained.rows_per_second), ceilings(|ceiling| ceiling.rows_per_second));
+        let (costs, poll_costs) = (
+            drains(|drained| drained.cpu_seconds_per_million),
+            polls(|polled| polled.cpu_seconds_per_million),
+        );
         let ratios = |above: &[f64], below: &[f64]| above.iter().zip(below).map(|(a, b)| a / b).collect();
         #[expect(clippy::cast_precision_loss, reason = "megabytes")]
         let memory = drains(|drained| drained.memory_peak_bytes as f64 / 1e6);
+        let figure = |name, unit, digits, values| Figure { name, unit, digits, values };
         vec![
-            ("COPY ceiling", "rows/s", 0, ceilings.clone()),
-            ("drain", "rows/s", 0, rates.clone()),
-            ("drain / ceiling", "", 3, ratios(&rates, &ceilings)),
-            ("processor CPU", "s a million", 2, costs.clone()),
-            ("poll and drop CPU", "s a million", 2, polls.clone()),
-            ("processor / poll and drop", "", 2, ratios(&costs, &polls)),
-            ("peak resident memory", "MB", 0, memory),
-            (
+            figure("COPY ceiling", "rows/s", 0, ceiling_rates.clone()),
+            figure("drain", "rows/s", 0, rates.clone()),
+            figure("drain / ceiling", "", 3, ratios(&rates, &ceiling_rates)),
+            figure("processor CPU", "s a million", 2, costs.clone()),
+            figure("poll and drop CPU", "s a million", 2, poll_costs.clone()),
+            figure("processor / poll and drop", "", 2, ratios(&costs, &poll_costs)),
+            figure("peak resident memory", "MB", 0, memory),
+            figure(
                 "server CPU at the ceiling",
                 "µs a row",
                 2,
-                self.ceilings.iter().map(|ceiling| ceiling.server_cpu_micros_per_row).collect(),
+                ceilings(|ceiling| ceiling.server_cpu_micros_per_row),
             ),
-            ("server CPU at the drain", "µs a row", 2, drains(|drained| drained.server_cpu_micros_per_row)),
-            (
-                "poll and drop",
-                "messages/s",
-                0,
-                self.polls.iter().map(|polled| polled.messages_per_second).collect(),
+            figure(
+                "server CPU at the drain",
+                "µs a row",
+                2,
+                drains(|drained| drained.server_cpu_micros_per_row),
             ),
+            figure("WAL at the ceiling", "bytes a row", 0, ceilings(|ceiling| ceiling.wal_bytes_per_row)),
+            figure("WAL at the drain", "bytes a row", 0, drains(|drained| drained.wal_bytes_per_row)),
+            figure("poll and drop", "messages/s", 0, polls(|polled| polled.messages_per_second)),
         ]
     }
 
     /// The table, in Markdown.
     #[expect(clippy::print_stdout, reason = "what it is for")]
     pub(crate) fn print(&self) -> Result<()> {
-        println!("{}\n", self.heading);
-        if !self.drains.is_empty() {
-            println!(
-                "{} rows of messages of {:.0} bytes; best ceiling: {}\n",
-                self.row_count,
-                self.message_bytes,
-                self.ceilings.first().map(ToString::to_string).unwrap_or_default()
-            );
-            println!("| {} rounds | unit | min | median | max |\n|---|---|---|---|---|", self.drains.len());
-            for (name, unit, digits, values) in self.figures() {
-                let [min, median, max] = spread(&values);
+        println!("{}, {}\n", self.place, self.what);
+        let figures: Vec<_> = self.figures().into_iter().filter(|figure| !figure.values.is_empty()).collect();
+        if let Some(first) = figures.first() {
+            println!("{} rows of messages of {:.0} bytes\n", self.row_count, self.message_bytes);
+            if let Some(ceiling) = self.ceilings.first() {
+                println!("Ceiling: {ceiling}\n");
+            }
+            println!("| {} rounds | unit | min | median | max |\n|---|---|---|---|---|", first.values.len());
+            for Figure { name, unit, digits, values } in &figures {
+                let [min, median, max] = spread(values);
                 println!("| {name} | {unit} | {min:.digits$} | {median:.digits$} | {max:.digits$} |");
             }
             println!();
         }
         if !self.steady.is_empty() {
-            println!(
-                "| messages/s | p50 / p99 / p99.9 ms, own | by commit timestamps | WAL flush ms | CPU µs a message | server CPU µs | commits/s | generator late ms |\n|---|---|---|---|---|---|---|---|"
-            );
+            println!("| {} |\n|{}", STEADY_HEADS.join(" | "), "---|".repeat(STEADY_HEADS.len()));
         }
         for steady in &self.steady {
-            let latency =
-                |of: crate::steady::Latency| format!("{:.1} / {:.1} / {:.1}", of.p50, of.p99, of.p999);
-            println!(
-                "| {} | {} | {} | {:.2} | {:.1} | {:.1} | {:.0} | {:.1} |",
-                steady.rate,
-                latency(steady.own),
-                latency(steady.database),
-                steady.flush_ms,
-                steady.cpu_micros_per_message,
-                steady.server_cpu_micros_per_message,
-                steady.commits_per_second,
-                steady.generator_behind_ms
-            );
+            println!("| {} |", steady.cells().join(" | "));
         }
         if let Some(recovery) = &self.recovery {
-            let after =
-                recovery.seconds.map_or("not within 40 s".to_owned(), |seconds| format!("{seconds:.0} s"));
-            println!(
-                "\nafter {} s of {} messages/s without a processor, p99 was below 50 ms again after: {after}",
-                recovery.outage_seconds, recovery.rate
-            );
+            println!("\n{recovery}");
         }
         Ok(())
     }
@@ -176,8 +185,8 @@ impl Report {
         let figures: serde_json::Map<_, _> = self
             .figures()
             .into_iter()
-            .filter(|(_, _, _, values)| !values.is_empty())
-            .map(|(name, unit, _, values)| {
+            .filter(|figure| !figure.values.is_empty())
+            .map(|Figure { name, unit, values, .. }| {
                 let [min, median, max] = spread(&values);
                 (
                     name.to_owned(),
@@ -196,10 +205,58 @@ impl Report {
     }
 }
 
-/// Least, middle (the lower of two) and greatest; zeros of nothing.
+impl Figure {
+    /// The median, and least and greatest of more than one if it is a speed.
+    pub(crate) fn cell(&self) -> String {
+        let ([min, median, max], digits) = (spread(&self.values), self.digits);
+        match self.values.len() {
+            0 => String::new(),
+            2.. if digits == 0 && self.unit.ends_with("/s") => format!("{median:.0} ({min:.0} to {max:.0})"),
+            _ => format!("{median:.digits$}"),
+        }
+    }
+
+    pub(crate) fn median(&self) -> Option<f64> {
+        (!self.values.is_empty()).then(|| spread(&self.values)[1])
+    }
+}
+
+impl Steady {
+    /// A row, under [`STEADY_HEADS`].
+    pub(crate) fn cells(&self) -> [String; 8] {
+        let latency = |of: Latency| format!("{:.1} / {:.1} / {:.1}", of.p50, of.p99, of.p999);
+        [
+            self.rate.to_string(),
+            latency(self.own),
+            latency(self.database),
+            format!("{:.2}", self.flush_ms),
+            format!("{:.1}", self.cpu_micros_per_message),
+            format!("{:.1}", self.server_cpu_micros_per_message),
+            format!("{:.0}", self.commits_per_second),
+            format!("{:.1}", self.generator_behind_ms),
+        ]
+    }
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, outage_seconds, seconds } = self;
+        write!(
+            f,
+            "after {outage_seconds} s of {rate} messages/s without a processor, p99 was below 50 ms again "
+        )?;
+        match seconds {
+            Some(seconds) => write!(f, "{seconds:.0} s after its start"),
+            None => write!(f, "not within 40 s"),
+        }
+    }
+}
+
+/// Least, middle (of an even number, between the two) and greatest; zeros of nothing.
 fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |idx: usize| sorted.get(idx).copied().unwrap_or(0.0);
-    [at(0), at(sorted.len().saturating_sub(1) / 2), at(sorted.len().saturating_sub(1))]
+    let last = sorted.len().saturating_sub(1);
+    [at(0), f64::midpoint(at(last / 2), at(last.div_ceil(2))), at(last)]
 }

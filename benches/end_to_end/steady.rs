@@ -12,14 +12,13 @@ use usage_processor::demo::target::Route;
 use usage_processor::generate::{self, Generated, Pace};
 use usage_processor::shutdown::Shutdown;
 
+use crate::args::Args;
 use crate::backlog::{generate, traffic};
 use crate::database::{Database, Server};
-use crate::{Args, PROGRAM, Result};
+use crate::{PROGRAM, Result};
 
 /// How long a step may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The broker's code is compiled while it runs: the first seconds of a stream on a new topic are its, not ours.
-const WARM_UP: Duration = Duration::from_secs(10);
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -114,7 +113,7 @@ pub(crate) fn measure(args: &Args, server: &Server, rate: NonZeroU32, shutdown: 
     let mut stage = Stage::set(args, server)?;
     // By another processor, whose latency is not asked for.
     let mut first = stage.start(args)?;
-    send(args, &stage.route, rate, WARM_UP, 1)?;
+    send(args, &stage.route, rate, args.warm_up, 1)?;
     stage.await_end(&mut first)?;
     first.terminate(PATIENCE, shutdown)?;
     let mut processor = stage.start(args)?;
@@ -135,7 +134,7 @@ pub(crate) fn measure(args: &Args, server: &Server, rate: NonZeroU32, shutdown: 
         database: commits.latency,
         flush_ms: flushes.mean_ms_since(&flushes_before),
         cpu_micros_per_message: run.cost.cpu.as_secs_f64() * 1e6 / messages,
-        server_cpu_micros_per_message: cost.as_secs_f64() * 1e6 / messages,
+        server_cpu_micros_per_message: cost.cpu.as_secs_f64() * 1e6 / messages,
         commits_per_second: commits.count / args.duration.as_secs_f64(),
         generator_behind_ms: generated.behind_max.as_secs_f64() * 1e3,
     })
@@ -152,7 +151,7 @@ pub(crate) fn recover(
     const AFTERWARDS: Duration = Duration::from_secs(40);
     let mut stage = Stage::set(args, server)?;
     let mut first = stage.start(args)?;
-    send(args, &stage.route, rate, WARM_UP, 1)?;
+    send(args, &stage.route, rate, args.warm_up, 1)?;
     stage.await_end(&mut first)?;
     first.terminate(PATIENCE, shutdown)?;
     let (mut processor, started_micros) = thread::scope(|scope| -> Result<_> {
