@@ -1,15 +1,15 @@
 //! Tells the program which commit it was built from.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "no commit".to_owned());
     println!("cargo::rustc-env=USAGE_PROCESSOR_COMMIT={commit}");
-    // A worktree has them elsewhere; what does not exist would have everything built again each time.
-    for name in ["HEAD", "refs/heads"] {
-        if let Some(path) = git(&["rev-parse", "--git-path", name]) {
-            println!("cargo::rerun-if-changed={path}");
-        }
+    // Grows with each commit and checkout of this worktree. What does not exist would have everything built again each time.
+    if let Some(path) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| Path::new(path).exists())
+    {
+        println!("cargo::rerun-if-changed={path}");
     }
 }
 
