@@ -38,16 +38,21 @@ const OF_TABLE: &str = "\
 SELECT indexrelid::regclass::text, substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$')
   FROM pg_index WHERE indrelid = 'usage_events'::regclass
    AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = ANY ($1::text[])";
-/// Those that are attached to one of the table, and cannot be dropped alone, come last. Whoever compresses a chunk would wait for a
+/// Those that are attached to one of the table, and cannot be dropped alone, come last. Names are composed, since a `regclass`
+/// that was dropped meanwhile is written as a number: of a name the server says that it is gone. Whoever compresses a chunk would wait for a
 /// build, and late events behind that.
 const OF_PARTS: &str = "\
-SELECT part::text, definition, range_end <= folded_until,
-       ARRAY(SELECT indexrelid::regclass::text FROM pg_index
-              WHERE indrelid = part AND indisvalid AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = definition
-              ORDER BY EXISTS (SELECT FROM pg_inherits WHERE inhrelid = indexrelid), indexrelid),
-       ARRAY(SELECT indexrelid::regclass::text FROM pg_index
-              WHERE indrelid = part AND NOT indisvalid AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = definition)
-  FROM usage_parts() CROSS JOIN usage_bounds CROSS JOIN unnest($1::text[]) AS definition
+SELECT format('%I.%I', nspname, relname), definition, range_end <= folded_until, valid, invalid
+  FROM usage_parts() JOIN pg_class ON pg_class.oid = part JOIN pg_namespace ON pg_namespace.oid = relnamespace
+ CROSS JOIN usage_bounds CROSS JOIN unnest($1::text[]) AS definition
+ CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(name ORDER BY is_attached, name) FILTER (WHERE indisvalid), '{}') AS valid,
+           coalesce(array_agg(name) FILTER (WHERE NOT indisvalid), '{}') AS invalid
+      FROM (SELECT format('%I.%I', nspname, pg_class.relname) AS name, indisvalid,
+                   EXISTS (SELECT FROM pg_inherits WHERE inhrelid = indexrelid) AS is_attached
+              FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+             WHERE indrelid = part AND substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$') = definition) AS found
+  ) AS indexes
  WHERE NOT is_compressed AND range_end > usage_compressed_soon()
  ORDER BY range_end, part, definition";
 
