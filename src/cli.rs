@@ -160,7 +160,7 @@ pub struct PipelineArgs {
     #[command(flatten)]
     pub events: EventArgs,
     /// Most rows in a transaction, 1 to 10000. Batches are smaller when load is low.
-    #[arg(long, env = "BATCH_SIZE", default_value = "5000")]
+    #[arg(long, env = "BATCH_SIZE", default_value = "10000")]
     pub batch_size: String,
     /// How long a batch may collect at most. It leaves after milliseconds when a writer is free.
     #[arg(long, env = "BATCH_TIMEOUT", default_value = "5s")]

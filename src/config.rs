@@ -156,7 +156,7 @@ impl Config {
             writer_count: args
                 .writer_threads
                 .as_ref()
-                .map_or((core_count + 1).min(db_connections_max), |text| {
+                .map_or(core_count.max(2).min(db_connections_max), |text| {
                     judge.number("WRITER_THREADS", text, 1..=256)
                 }),
             drain_timeout: judge.duration("DRAIN_TIMEOUT", &args.drain_timeout, SECOND..=DAY),
@@ -328,8 +328,8 @@ mod tests {
     #[test]
     fn the_defaults_need_only_a_database() {
         let config = config(&[]).unwrap();
-        assert_eq!((config.batch.row_count_max, config.batch.age_max), (5_000, 5 * SECOND));
-        assert_eq!((config.decoder_count, config.writer_count), (1, 3));
+        assert_eq!((config.batch.row_count_max, config.batch.age_max), (10_000, 5 * SECOND));
+        assert_eq!((config.decoder_count, config.writer_count), (1, 2));
         assert_eq!(config.dedup_window, 300 * SECOND);
         let missing = config_with(None, &[]);
         assert!(missing.is_err_and(|error| error.mistakes[0].variable == "DATABASE_URL"));
