@@ -183,7 +183,7 @@ pub struct PipelineArgs {
     /// Decoder threads [default: one for four cores].
     #[arg(long, env = "DECODER_THREADS")]
     pub decoder_threads: Option<String>,
-    /// Writer threads, each with a connection [default: one more than cores, within
+    /// Writer threads, each with a connection [default: as many as cores, at least 2, within
     /// DB_MAX_CONNECTIONS].
     #[arg(long, env = "WRITER_THREADS")]
     pub writer_threads: Option<String>,
