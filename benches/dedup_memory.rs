@@ -7,12 +7,15 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench that cannot go on must stop")]
 #![expect(clippy::cast_precision_loss, reason = "far below 2^52")]
 
+#[path = "micro/identity.rs"]
+mod identity;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use identity::identity;
 use rustix::time::{ClockId, clock_gettime};
 use usage_processor::decode::dedup::{DedupBudget, Verdict, Window};
-use usage_processor::decode::identity::Identity;
 
 /// Identities, and over how many windows they are spread.
 const CASES: [(usize, usize); 6] =
@@ -69,7 +72,7 @@ impl Case {
         self.time = i64::try_from(id).expect("small") * LENGTH_MS / i64::try_from(self.live).expect("small");
         let window_idx = id % self.windows.len();
         let offset = i64::try_from(id).expect("small");
-        let verdict = self.windows[window_idx].judge(identity(id), offset, self.time, i64::MAX);
+        let verdict = self.windows[window_idx].judge(identity(id as u64), offset, self.time, i64::MAX);
         assert!(verdict == Verdict::New);
     }
 
@@ -116,15 +119,6 @@ impl Case {
             peak / steady,
         );
     }
-}
-
-/// Identity `id`, as a keyed hash spreads them (splitmix64).
-fn identity(id: usize) -> Identity {
-    let mut hash = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
-    Identity { hash: (u128::from(!hash) << 64) | u128::from(hash), fingerprint: 0 }
 }
 
 fn thread_time() -> Duration {

@@ -7,16 +7,18 @@
     reason = "what is counted here is far below 2^52"
 )]
 
+#[path = "../benches/micro/identity.rs"]
+mod identity;
 #[path = "../benches/micro/input.rs"]
 mod input;
 
 use std::time::Duration;
 
 use allocation_counter::measure;
+use identity::identity;
 use usage_processor::commit::watermarks::Watermarks;
 use usage_processor::copy_tuple::CopyStream;
 use usage_processor::decode::dedup::{DedupBudget, Verdict, Window};
-use usage_processor::decode::identity::Identity;
 use usage_processor::messages::{IssuedSpan, PolledBatch, SpanOutcome, WriteBatch};
 use usage_processor::offsets::{Generation, OffsetSpan};
 use usage_processor::write::row_order;
@@ -31,7 +33,7 @@ const PER_BATCH_MAX: u64 = 40;
 /// Polled batches, no event of which comes twice.
 fn polled_batches() -> Vec<PolledBatch> {
     let messages = input::events((BATCHES * BATCH_EVENTS) as u64);
-    messages.chunks(BATCH_EVENTS).map(|messages| input::polled(messages, 0)).collect()
+    messages.chunks(BATCH_EVENTS).map(|messages| input::polled(messages, 0, 0)).collect()
 }
 
 #[test]
@@ -56,7 +58,7 @@ fn sifting_and_encoding_allocate_for_a_batch_and_not_for_an_event() {
 #[test]
 fn filling_a_polled_batch_like_the_one_before_allocates_its_vectors_only() {
     let messages = input::events(BATCH_EVENTS as u64);
-    let before = input::polled(&messages, 0);
+    let before = input::polled(&messages, 0, 0);
     let allocated = measure(|| {
         let mut batch = before.empty_alike();
         for message in &messages {
@@ -109,15 +111,6 @@ fn moving_a_watermark_allocates_nothing_once_as_many_spans_were_in_flight() {
     assert_eq!(measure(|| round(640)).count_total, 0);
 }
 
-/// Identity `id`, as a keyed hash spreads them (splitmix64).
-fn identity(id: usize) -> Identity {
-    let mut hash = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
-    Identity { hash: (u128::from(!hash) << 64) | u128::from(hash), fingerprint: 0 }
-}
-
 /// Lets `live` identities in `window_count` windows be replaced by others `rounds` times. Gives the bytes allocated for each at
 /// the end, at most while there were more than half as many, and at most at all.
 fn bytes_each(live: usize, window_count: usize, rounds: usize) -> (f64, f64, f64) {
@@ -132,7 +125,7 @@ fn bytes_each(live: usize, window_count: usize, rounds: usize) -> (f64, f64, f64
         let growth = measure(|| {
             for id in start..start + step {
                 let (offset, at_ms) = (id as i64, (id * LENGTH_MS / live) as i64);
-                let verdict = windows[id % window_count].judge(identity(id), offset, at_ms, i64::MAX);
+                let verdict = windows[id % window_count].judge(identity(id as u64), offset, at_ms, i64::MAX);
                 assert_eq!(verdict, Verdict::New);
             }
         });

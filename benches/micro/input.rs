@@ -21,6 +21,8 @@ pub(crate) struct Message {
     pub(crate) timestamp_ms: i64,
     pub(crate) key: Vec<u8>,
     pub(crate) payload: Vec<u8>,
+    /// Where in the payload the request id's text begins.
+    request_id_start: usize,
 }
 
 /// `count` valid events of 1,000 organizations, 315 bytes each on average, 10,000 a second, no duplicates.
@@ -41,22 +43,26 @@ pub(crate) fn events(count: u64) -> Vec<Message> {
     let mut gateway = Gateway::new(&traffic, Schedule::new(start, Pace::Backlog { spread }, count));
     let mut messages = Vec::new();
     while let Some(message) = gateway.next_message() {
+        let payload = message.payload.unwrap_or_default().to_vec();
+        let name = b"\"request_id\":";
+        let value = payload.windows(name.len()).position(|text| text == name).unwrap_or(0) + name.len();
+        let quote = payload[value..].iter().position(|byte| *byte == b'"').unwrap_or(0);
         messages.push(Message {
             offset: Offset::try_from(messages.len()).unwrap_or(Offset::MAX),
             timestamp_ms: message.published_at_micros / 1_000,
             key: message.key.to_vec(),
-            payload: message.payload.unwrap_or_default().to_vec(),
+            payload,
+            request_id_start: value + quote + 1,
         });
     }
     messages
 }
 
-/// Those messages as one polled batch, in a few partitions by their keys as a producer spreads them.
-/// Each `round` comes more than a dedup window after the one before, at other offsets: all are new again.
-pub(crate) fn polled(messages: &[Message], round: i64) -> PolledBatch {
+/// Those messages as one polled batch, in 16 partitions by their keys as a producer spreads them. Each `round` follows the
+/// one before by `round_ms`, with other request ids, at other offsets.
+pub(crate) fn polled(messages: &[Message], round: u32, round_ms: i64) -> PolledBatch {
     let mut batch = PolledBatch::with_capacity(messages.len());
-    let shift = round * 1_000_000_000;
-    let shift_ms = round * 301_000;
+    let shift = i64::from(round) * 1_000_000_000;
     for message in messages {
         let partition = i32::from(message.key[0]) % PARTITIONS;
         let offset = message.offset + shift;
@@ -68,19 +74,17 @@ pub(crate) fn polled(messages: &[Message], round: i64) -> PolledBatch {
             batch.spans.len() - 1
         });
         batch.spans[span_idx].end = offset + 1;
+        let mut payload = message.payload.clone();
+        let digits = format!("{round:08x}");
+        payload[message.request_id_start..][..8].copy_from_slice(digits.as_bytes());
+        let timestamp_ms = message.timestamp_ms + i64::from(round) * round_ms;
         let span_idx = u32::try_from(span_idx).unwrap_or(u32::MAX);
-        batch.push(
-            span_idx,
-            offset,
-            Some(message.timestamp_ms + shift_ms),
-            Some(&message.key),
-            Some(&message.payload),
-        );
+        batch.push(span_idx, offset, Some(timestamp_ms), Some(&message.key), Some(&payload));
     }
     batch
 }
 
-/// A sieve with the default limits that remembers at most so many messages.
+/// A sieve with the default limits, a window of a minute, and memory for so many messages.
 pub(crate) fn sieve(record_count_max: usize) -> Sieve {
     let limits = TimeLimits {
         event_age_max: Duration::from_secs(90 * 86_400),

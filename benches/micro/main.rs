@@ -3,16 +3,18 @@
 
 #![expect(clippy::expect_used, clippy::cast_possible_wrap, reason = "a bench that cannot go on must stop")]
 
+mod identity;
 mod input;
 
 use std::hint::black_box;
 use std::time::Duration;
 
+use crate::identity::{identity, spread};
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use usage_processor::commit::watermarks::Watermarks;
 use usage_processor::copy_tuple::{CopyStream, append_tuple};
 use usage_processor::decode::dedup::{DedupBudget, Window};
-use usage_processor::decode::identity::{Identity, IdentityHasher};
+use usage_processor::decode::identity::IdentityHasher;
 use usage_processor::decode::json::JsonDecoder;
 use usage_processor::decode::{rfc3339, uuid};
 use usage_processor::messages::{EncodedRow, IssuedSpan, MessageRef, SpanOutcome, WriteBatch};
@@ -80,24 +82,11 @@ fn validate(criterion: &mut Criterion) {
             limits.check(black_box(input::START_MS * 1_000), Some(black_box(input::START_MS))).is_ok()
         });
     });
-    let mut hasher = IdentityHasher::new([7; 16]);
+    let hasher = IdentityHasher::new([7; 16]);
     let mut decoder = JsonDecoder::default();
     let payload = event("0", "6ba7b812-9dad-11d1-80b4-00c04fd430c8", "/v1/orders/{id}");
     let event = decoder.decode(Some(&payload)).expect("a valid event");
     group.bench_function("identity hash", |bencher| bencher.iter(|| hasher.identify(black_box(&event))));
-}
-
-/// Identity `id`, as a keyed hash spreads them (splitmix64).
-fn identity(id: u64) -> Identity {
-    let mut hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
-    let [.., a, b, c, d] = hash.to_be_bytes();
-    Identity {
-        hash: (u128::from(!hash) << 64) | u128::from(hash),
-        fingerprint: u32::from_be_bytes([a, b, c, d]),
-    }
 }
 
 const WINDOW_MS: i64 = 300_000;
@@ -168,16 +157,21 @@ fn dedup(criterion: &mut Criterion) {
 
 fn sift(criterion: &mut Criterion) {
     let messages = input::events(100_000);
-    let mut chunks = (0..).flat_map(|round| {
-        let batches = messages.chunks_exact(1_000);
-        batches.map(move |messages| input::polled(messages, round))
+    // A round takes ten seconds of a window of sixty: 600,000 identities are live.
+    let mut batches = (0..).flat_map(|round| {
+        messages.chunks_exact(1_000).map(move |messages| input::polled(messages, round, 10_000))
     });
     let mut sieve = input::sieve(4_000_000);
+    let mut before = WriteBatch::default();
+    for polled in batches.by_ref().take(700) {
+        before = WriteBatch::default();
+        sieve.sift(polled, &mut before, i64::MAX).expect("nothing is rejected");
+    }
     group(criterion, "sift", 1_000).bench_function("usual", |bencher| {
         bencher.iter_batched(
-            || chunks.next().expect("they do not end"),
+            || batches.next().expect("they do not end"),
             |polled| {
-                let mut batch = WriteBatch::default();
+                let mut batch = before.empty_alike();
                 sieve.sift(polled, &mut batch, i64::MAX).expect("nothing is rejected");
                 batch
             },
@@ -231,8 +225,8 @@ fn rows(count: u32, key: impl Fn(u32) -> (u128, i64)) -> Vec<EncodedRow> {
 
 fn sort(criterion: &mut Criterion) {
     // Organizations by 1/k, as the generator draws them.
-    let rank = |idx: u32| 1_000 / (1 + identity(u64::from(idx)).fingerprint % 1_000);
-    let organization = |idx: u32| identity(rank(idx).into()).hash;
+    let rank = |idx: u32| 1_000 / (1 + spread(idx.into()) % 1_000);
+    let organization = |idx: u32| u128::from(spread(rank(idx)));
     let cases: [(&str, u32, Key<'_>); 5] = [
         ("usual, 1,000", 1_000, &|idx| (organization(idx), i64::from(idx))),
         ("usual, 10,000", 10_000, &|idx| (organization(idx), i64::from(idx))),

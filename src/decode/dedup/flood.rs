@@ -6,13 +6,17 @@ const LENGTH: Duration = Duration::from_secs(300);
 const FLOOD: usize = 2_000_000;
 const RECORDS_MAX: usize = 100_000;
 
-/// Identity `id`, as a keyed hash spreads them (splitmix64).
-fn identity(id: usize) -> Identity {
+/// A number that looks drawn (splitmix64).
+fn spread(id: usize) -> u128 {
     let mut hash = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
-    Identity { hash: (u128::from(!hash) << 64) | u128::from(hash), fingerprint: 0 }
+    (hash ^ (hash >> 31)).into()
+}
+
+/// Identity number `id`, as a keyed hash spreads them: the halves have nothing to do with each other.
+fn identity(id: usize) -> Identity {
+    Identity { hash: spread(id) << 64 | spread(id ^ (1 << 60)), fingerprint: 0 }
 }
 
 fn allocated(window: &Window) -> usize {
