@@ -71,7 +71,7 @@ impl fmt::Display for Ceiling {
 impl Rows {
     /// Reads and encodes all of it.
     pub(crate) fn read(args: &Args, backlog: &Backlog) -> Result<Self> {
-        let (mut decoder, mut hasher) = (JsonDecoder::default(), IdentityHasher::new([7; 16]));
+        let (mut decoder, hasher) = (JsonDecoder::default(), IdentityHasher::new([7; 16]));
         let mut seen = HashSet::new();
         let mut rows = Self { tuples: Vec::new(), rows: Vec::new() };
         backlog.read(args, |message| {
