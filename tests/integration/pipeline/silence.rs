@@ -17,6 +17,8 @@ fn a_server_that_never_answers_stops_the_process_and_loses_nothing() {
         .env("STATEMENT_TIMEOUT", "1s")
         .env("LOCK_TIMEOUT", "500ms")
         .env("DRAIN_TIMEOUT", "2s")
+        // Another one might not be connected yet, and have nothing to cancel.
+        .env("WRITER_THREADS", "1")
         .spawn();
     let now = now_ms();
     let produce = |range: std::ops::Range<u32>| {
