@@ -32,31 +32,30 @@ const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; 
 
 /// Where the gapless prefix of each partition's latest epoch ends. Parameters: consumer group,
 /// topic, partitions. Gives partition, epoch, end, and the lowest offset that anything was written from.
-/// Spans may overlap: what was read again.
+/// Spans may overlap: what was read again. A partition at a time, in the order of its index: joined as one,
+/// a table of which the server has no statistics yet was read once more for each partition.
 const PREFIXES: &str = "\
-WITH latest AS (
+SELECT latest.kafka_partition, latest.epoch, coalesce(ends.hole, greatest(latest.start_offset, ends.reached)),
+       latest.first_offset
+  FROM (
     SELECT DISTINCT ON (kafka_partition) kafka_partition, epoch, start_offset,
            min(CASE reason WHEN 'adopted committed offset' THEN 0 ELSE start_offset END)
                OVER (PARTITION BY kafka_partition) AS first_offset
       FROM usage_ledger_starts
      WHERE consumer_group = $1 AND kafka_topic = $2 AND kafka_partition = ANY ($3)
      ORDER BY kafka_partition, epoch DESC
-), spans AS (
-    SELECT latest.kafka_partition, span.start_offset, span.end_offset,
-           greatest(latest.start_offset, max(span.end_offset) OVER (
-               PARTITION BY latest.kafka_partition ORDER BY span.start_offset, span.end_offset
-               ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS reached
-      FROM latest
-      JOIN usage_ledger AS span
-        ON span.consumer_group = $1 AND span.kafka_topic = $2
-       AND span.kafka_partition = latest.kafka_partition AND span.epoch = latest.epoch
-), ends AS (
-    SELECT kafka_partition, min(reached) FILTER (WHERE start_offset > reached) AS hole, max(end_offset) AS reached
-      FROM spans GROUP BY kafka_partition
-)
-SELECT latest.kafka_partition, latest.epoch, coalesce(ends.hole, greatest(latest.start_offset, ends.reached)),
-       latest.first_offset
-  FROM latest LEFT JOIN ends USING (kafka_partition)";
+  ) AS latest
+ CROSS JOIN LATERAL (
+    SELECT min(reached) FILTER (WHERE start_offset > reached) AS hole, max(end_offset) AS reached
+      FROM (
+        SELECT span.start_offset, span.end_offset,
+               greatest(latest.start_offset, max(span.end_offset) OVER (
+                   ORDER BY span.start_offset, span.end_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS reached
+          FROM usage_ledger AS span
+         WHERE span.consumer_group = $1 AND span.kafka_topic = $2
+           AND span.kafka_partition = latest.kafka_partition AND span.epoch = latest.epoch
+      ) AS spans
+ ) AS ends";
 
 /// Records a beginning unless another instance has recorded the same epoch already.
 const BEGIN: &str = "\
@@ -83,9 +82,6 @@ pub enum LedgerError {
     /// Nothing came back.
     #[error("asking the ledger: no answer within {ANSWER_TIMEOUT:?}")]
     Silent,
-    /// Its rows could not be merged.
-    #[error("folding the ledger")]
-    Fold(#[source] postgres::Error),
 }
 
 /// The ledger of one consumer group and topic.

@@ -1,19 +1,18 @@
-//! Looks after the ledger while the pipeline runs: folds it now and then, so that it stays small
-//! whether or not the server runs jobs, and compares it with the watermarks. A database that has lost
+//! Compares the ledger with the watermarks while the pipeline runs. A database that has lost
 //! commits under us (a failed-over standby that was behind) has a ledger that ends below them: the
 //! process then stops, and the next start reads again what is missing.
 //!
-//! A thread beside the pipeline, not a stage of it: no message passes through, nothing waits for it,
-//! and a fold that fails or is cut off leaves the ledger as it was. Ends when the poller hangs up.
+//! A thread beside the pipeline, not a stage of it: no message passes through, nothing waits for it.
+//! Ends when the poller hangs up.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::{Ledger, LedgerError};
+use super::Ledger;
 use crate::error_chain::error_chain;
 use crate::offsets::{Offset, Partition};
 use crate::poll::start_position::Recorded;
@@ -22,8 +21,6 @@ use crate::stage::BoxedError;
 
 /// How long lost commits may stay unnoticed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// At full speed writers enter some hundred thousand spans in this time, which fold in seconds.
-const FOLD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The database does not have what it has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +63,6 @@ pub fn spawn(
     let findings = Findings::default();
     let found = findings.clone();
     let run = move || {
-        let mut folded_at = Instant::now();
         while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(CHECK_INTERVAL) {
             match ledger.find_lost_commits(watermarks()) {
                 Ok(None) => {}
@@ -79,15 +75,6 @@ pub fn spawn(
                     log::warn!("{}; trying again in {CHECK_INTERVAL:?}", error_chain(error.as_ref()));
                 }
             }
-            if folded_at.elapsed() >= FOLD_INTERVAL {
-                folded_at = Instant::now();
-                match ledger.ask(Ledger::fold) {
-                    Ok(saved_count) => log::debug!("folding the ledger saved {saved_count} rows"),
-                    Err(error) => {
-                        log::warn!("{}; trying again in {FOLD_INTERVAL:?}", error_chain(error.as_ref()));
-                    }
-                }
-            }
         }
     };
     thread::Builder::new().name("bookkeeper".to_owned()).spawn(run)?;
@@ -95,16 +82,6 @@ pub fn spawn(
 }
 
 impl Ledger {
-    /// Merges rows of the ledger that can be one; gives how many that saved: 0 if another instance is
-    /// at it.
-    ///
-    /// # Errors
-    /// When the database is away, or the writer's role may not fold.
-    pub fn fold(&self) -> Result<i64, LedgerError> {
-        let row = self.connect()?.query_one("SELECT usage_fold_ledger()", &[]).map_err(LedgerError::Fold)?;
-        Ok(row.get(0))
-    }
-
     /// Whether the ledger ends below a watermark, which was taken before: it never may, since a
     /// watermark passes only what is committed here.
     ///
