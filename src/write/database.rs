@@ -107,7 +107,6 @@ impl Database {
 
     /// Fast path, and the careful one if a row is in the way.
     fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
-        row_order::sort(&batch.rows, &mut self.order);
         match self.store(batch, None) {
             Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
                 log::debug!("{}: placing the rows with care", error_chain(&error));
@@ -117,55 +116,74 @@ impl Database {
         }
     }
 
-    /// Everything about a batch in one transaction. `copy_error` says how the fast path failed.
+    /// Everything about a batch in one transaction, rolled back if it fails. `copy_error` says how the fast path failed.
     fn store(&mut self, batch: &WriteBatch, copy_error: Option<WriteError>) -> Result<Written, WriteError> {
         self.open_session()?;
+        let outcome = self.store_in_session(batch, copy_error);
+        if outcome.is_err()
+            && let Some(session) = &mut self.session
+        {
+            self.watch.renew();
+            if session.client.batch_execute("ROLLBACK").is_err() {
+                self.session = None;
+            }
+        }
+        outcome
+    }
+
+    fn store_in_session(
+        &mut self,
+        batch: &WriteBatch,
+        copy_error: Option<WriteError>,
+    ) -> Result<Written, WriteError> {
         let Self { session: Some(session), options, watch, .. } = self else {
             return Ok(Written { outcomes: Vec::new(), commit_time: Duration::ZERO }); // There is one now.
         };
         let Session { client, statements, retained_since_micros } = session;
+        let row_count = batch.rows.len();
+        row_order::sort(&batch.rows, &mut self.order);
         let expired = take_expired(batch, &mut self.order, *retained_since_micros);
+        let settle = |mut fates: Vec<Fate>| {
+            expired.iter().for_each(|&idx| fates[idx as usize] = Fate::Expired);
+            Settlement::new(batch, &fates)
+        };
+        let letter_count = |settlement: &Settlement| batch.dead_letters.len() + settlement.refused.len();
+        let entry =
+            |settlement: &Settlement| ledger::entry(&options.consumer_group, &options.topic, settlement);
+        let failed_to_enter = |source| WriteError::EnterLedger { span_count: batch.outcomes.len(), source };
+
+        // As it will be if the table takes every row; if it does not, this entry is rolled back with them.
+        let mut settlement = settle(vec![Fate::Written; row_count]);
+        let is_entered = copy_error.is_none() && letter_count(&settlement) == 0;
         watch.renew();
-        let mut transaction = client.transaction().map_err(WriteError::Begin)?;
+        if is_entered {
+            client.batch_execute(&format!("BEGIN; {}", entry(&settlement))).map_err(failed_to_enter)?;
+        } else {
+            client.batch_execute("BEGIN").map_err(WriteError::Begin)?;
+        }
         let mut means =
             CopyMeans { statements, stream: &mut self.stream, watch, copy_count: &mut self.copy_count };
-        let row_count = batch.rows.len();
-        let mut fates = match copy_error {
-            None => {
-                if !self.order.is_empty() {
-                    copy_rows(&mut transaction, &mut means, batch, &self.order)?;
-                }
-                vec![Fate::Written; row_count]
-            }
+        match copy_error {
+            None if self.order.is_empty() => {}
+            None => copy_rows(client, &mut means, batch, &self.order)?,
             Some(error) => {
                 let refused_max = self.refusals.refused_max(row_count);
-                Placement::new(&mut transaction, means, batch, &mut self.order, refused_max).run(error)?
+                let placement = Placement::new(client, means, batch, &mut self.order, refused_max);
+                settlement = settle(placement.run(error)?);
             }
-        };
-        expired.iter().for_each(|&idx| fates[idx as usize] = Fate::Expired);
-        let mut settlement = Settlement::new(batch, &fates);
-        let letter_count = batch.dead_letters.len() + settlement.refused.len();
+        }
+        let letter_count = letter_count(&settlement);
         if letter_count > 0 {
             watch.renew();
-            let inserted = dead_letters::insert(
-                &mut transaction,
-                &statements.insert_dead_letters,
-                &options.topic,
-                batch,
-                settlement.letters(batch),
-            )
-            .map_err(|source| WriteError::StoreDeadLetters { letter_count, source })?;
+            let (statement, letters) = (&statements.insert_dead_letters, settlement.letters(batch));
+            let inserted = dead_letters::insert(client, statement, &options.topic, batch, letters)
+                .map_err(|source| WriteError::StoreDeadLetters { letter_count, source })?;
             settlement.discount_stored(batch, inserted);
         }
-        watch.renew();
-        ledger::insert(
-            &mut transaction,
-            &statements.insert_ledger,
-            &options.consumer_group,
-            &options.topic,
-            &settlement,
-        )
-        .map_err(|source| WriteError::EnterLedger { span_count: batch.outcomes.len(), source })?;
+        if !is_entered {
+            watch.renew();
+            client.batch_execute(&entry(&settlement)).map_err(failed_to_enter)?;
+        }
         if let Some(topic) = self.dead_letter_topic.as_mut().filter(|_| letter_count > 0) {
             watch.rest(); // For Kafka, not for the database, which ends the transaction if it takes long.
             topic.publish(batch, &settlement.refused);
@@ -173,9 +191,9 @@ impl Database {
         crash_point::reach(CrashPoint::AfterCopy);
         watch.renew();
         let committing_since = Instant::now();
-        transaction.commit().map_err(|source| WriteError::Commit { row_count, source })?;
+        client.batch_execute("COMMIT").map_err(|source| WriteError::Commit { row_count, source })?;
         let commit_time = committing_since.elapsed();
-        self.refusals.record(row_count, fates.iter().filter(|fate| matches!(fate, Fate::Refused(_))).count());
+        self.refusals.record(row_count, settlement.refused_by_database());
         Ok(Written { outcomes: settlement.outcomes, commit_time })
     }
 

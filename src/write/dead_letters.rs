@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use postgres::{Statement, Transaction};
+use postgres::{GenericClient, Statement};
 
 use crate::messages::{DeadLetter, WriteBatch};
 use crate::offsets::{Offset, Partition};
@@ -32,7 +32,7 @@ const KEPT_BYTES_MAX: usize = 100_000_000;
 
 /// Runs [`INSERT`] for `letters`, which are messages of `batch`, and gives those that went in.
 pub fn insert<'a>(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     statement: &Statement,
     topic: &str,
     batch: &WriteBatch,
@@ -64,7 +64,7 @@ pub fn insert<'a>(
         }
         details.push(detail);
     }
-    let inserted = transaction.query(
+    let inserted = client.query(
         statement,
         &[&topic, &partitions, &offsets, &timestamps, &keys, &payloads, &reasons, &details],
     )?;

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use postgres::{Statement, Transaction};
+use postgres::{GenericClient, Statement};
 
 use super::error::WriteError;
 use super::session::{COMPARE_STAGED, Statements};
@@ -56,8 +56,9 @@ pub(super) struct CopyMeans<'a> {
 }
 
 /// One batch's rows on their way into the table.
-pub(super) struct Placement<'a, 't> {
-    transaction: &'a mut Transaction<'t>,
+pub(super) struct Placement<'a, C> {
+    /// In a transaction.
+    client: &'a mut C,
     means: CopyMeans<'a>,
     batch: &'a WriteBatch,
     /// Row indexes in COPY order; a suspect is moved behind its range.
@@ -71,17 +72,17 @@ pub(super) struct Placement<'a, 't> {
     has_staged: bool,
 }
 
-impl<'a, 't> Placement<'a, 't> {
+impl<'a, C: GenericClient> Placement<'a, C> {
     /// All rows still to be placed, of which `refused_max` may be refused.
     pub(super) fn new(
-        transaction: &'a mut Transaction<'t>,
+        client: &'a mut C,
         means: CopyMeans<'a>,
         batch: &'a WriteBatch,
         order: &'a mut [u32],
         refused_max: usize,
     ) -> Self {
         Self {
-            transaction,
+            client,
             means,
             batch,
             order,
@@ -219,11 +220,11 @@ impl<'a, 't> Placement<'a, 't> {
 
     fn execute(&mut self, sql: &str) -> Result<(), WriteError> {
         self.means.watch.renew();
-        self.transaction.batch_execute(sql).map_err(WriteError::Begin)
+        self.client.batch_execute(sql).map_err(WriteError::Begin)
     }
 
     fn copy(&mut self, rows: &Range<usize>) -> Result<(), WriteError> {
-        copy_rows(self.transaction, &mut self.means, self.batch, &self.order[rows.clone()])
+        copy_rows(self.client, &mut self.means, self.batch, &self.order[rows.clone()])
     }
 
     fn stage(&mut self, rows: &Range<usize>) -> Result<(), WriteError> {
@@ -237,9 +238,9 @@ impl<'a, 't> Placement<'a, 't> {
             self.means.stream.push_numbered(self.batch.tuple(idx), idx);
         }
         let statements = self.means.statements;
-        send_copy(self.transaction, &statements.copy_staging, &mut self.means, failed)?;
+        send_copy(self.client, &statements.copy_staging, &mut self.means, failed)?;
         self.means.watch.renew();
-        let inserted = self.transaction.query(&statements.insert_staged, &[]).map_err(failed)?;
+        let inserted = self.client.query(&statements.insert_staged, &[]).map_err(failed)?;
         let mut present: BTreeSet<i32> = order.iter().map(|idx| idx.cast_signed()).collect();
         for row in inserted {
             present.remove(&row.get::<_, i32>(0));
@@ -263,7 +264,7 @@ impl<'a, 't> Placement<'a, 't> {
         for (day, row_idxs) in &present_by_day {
             self.means.watch.renew();
             let day_start_s = i64::from(*day) * 86_400;
-            let rows = self.transaction.query(COMPARE_STAGED, &[&day_start_s, row_idxs]).map_err(failed)?;
+            let rows = self.client.query(COMPARE_STAGED, &[&day_start_s, row_idxs]).map_err(failed)?;
             compared_count += rows.len();
             for row in rows {
                 let (row_idx, is_same): (i32, bool) = (row.get(0), row.get(1));
@@ -286,7 +287,7 @@ pub(super) fn take_expired(batch: &WriteBatch, order: &mut Vec<u32>, retained_si
 
 /// Copies rows of `batch`, by index, straight into the table.
 pub(super) fn copy_rows(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     means: &mut CopyMeans<'_>,
     batch: &WriteBatch,
     order: &[u32],
@@ -296,12 +297,12 @@ pub(super) fn copy_rows(
         means.stream.push(batch.tuple(idx));
     }
     let statement = &means.statements.copy_rows;
-    send_copy(transaction, statement, means, |source| WriteError::Copy { row_count: order.len(), source })
+    send_copy(client, statement, means, |source| WriteError::Copy { row_count: order.len(), source })
 }
 
 /// Sends the stream as one slice: fed row by row, the client would block once per 4 KiB.
 fn send_copy(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     statement: &Statement,
     means: &mut CopyMeans<'_>,
     failed: impl Fn(postgres::Error) -> WriteError,
@@ -310,7 +311,7 @@ fn send_copy(
     means.watch.renew();
     *means.copy_count += 1;
     let bytes = means.stream.finish();
-    let mut writer = transaction.copy_in(statement).map_err(&failed)?;
+    let mut writer = client.copy_in(statement).map_err(&failed)?;
     writer.write_all(bytes).map_err(|source| WriteError::Send { byte_count: bytes.len(), source })?;
     writer.finish().map_err(failed)?;
     Ok(())

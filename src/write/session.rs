@@ -25,7 +25,6 @@ pub(super) struct Statements {
     pub(super) copy_staging: Statement,
     pub(super) insert_staged: Statement,
     pub(super) insert_dead_letters: Statement,
-    pub(super) insert_ledger: Statement,
 }
 
 impl std::fmt::Debug for Session {
@@ -155,6 +154,7 @@ impl Session {
         let mut client = config.connect(NoTls).map_err(WriteError::Connect)?;
         watch.connected(client.cancel_token());
         client.batch_execute(&timeouts.session_settings()).map_err(WriteError::Prepare)?;
+        client.batch_execute(ledger::PREPARE).map_err(WriteError::Prepare)?;
         let statements = Statements::prepare(&mut client, watch).map_err(WriteError::Prepare)?;
         let mut session = Self { client, statements, retained_since_micros: i64::MIN };
         session.renew_limit().map_err(WriteError::Prepare)?;
@@ -200,7 +200,6 @@ impl Statements {
             ))?,
             insert_staged: prepare(INSERT_STAGED)?,
             insert_dead_letters: prepare(dead_letters::INSERT)?,
-            insert_ledger: prepare(ledger::INSERT)?,
         })
     }
 }

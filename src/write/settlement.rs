@@ -93,6 +93,12 @@ impl Settlement {
         batch.dead_letters.iter().chain(&self.refused)
     }
 
+    /// Rows that the database takes not even by themselves.
+    pub fn refused_by_database(&self) -> usize {
+        let refused = |letter: &&DeadLetter| letter.rejection.reason == RejectReason::DatabaseRejected;
+        self.refused.iter().filter(refused).count()
+    }
+
     /// Counts every dead letter that is not among the `inserted` ones as redelivered.
     pub fn discount_stored(&mut self, batch: &WriteBatch, mut inserted: HashSet<(Partition, Offset)>) {
         let mut first_outcome_idx = Vec::with_capacity(batch.polled.len());
