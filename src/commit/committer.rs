@@ -6,6 +6,7 @@
 //! through holds that channel's sender.
 
 use std::collections::HashMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, never, select, tick};
@@ -20,6 +21,10 @@ use crate::offsets::{Offset, Partition};
 
 /// How often watermarks are committed: what a crash makes Kafka deliver again.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how long it leaves progress alone after it has looked: two reports a batch would wake it as often, and whoever
+/// sends them would pay for that, too.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long the last commit is repeated, and how often. A rebalance takes a heartbeat interval or
 /// two, of 3 s each; DRAIN_TIMEOUT bounds it all the same.
@@ -99,11 +104,18 @@ impl<O: OffsetCommitter> Committer<O> {
                 recv(commit_due) -> _ => self.commit_async(),
                 recv(revocation_due) -> _ => self.finish_revocation(),
             }
+            // No more than there are now, so that a second does not pass without a commit.
+            for _ in 0..self.progress.len() {
+                if let Ok(progress) = self.progress.try_recv() {
+                    self.advance(progress)?;
+                }
+            }
             let drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
             if self.revocation.as_ref().is_some_and(drained) {
                 self.finish_revocation();
             }
             self.publish();
+            thread::sleep(PAUSE);
         }
     }
 
@@ -210,7 +222,7 @@ impl<O: OffsetCommitter> Committer<O> {
                 }
                 Err(error) => log::warn!("committing the last offsets: {error}; trying again"),
             }
-            std::thread::sleep(LAST_COMMIT_PAUSE);
+            thread::sleep(LAST_COMMIT_PAUSE);
         }
         self.publish();
         Ok(())
