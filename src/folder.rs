@@ -1,6 +1,5 @@
 //! Folds events into the figures that bills and dashboards read (`usage_fold`, migration 008), every two to
-//! ten seconds, so that what a view must read as single events stays short, and spans of the ledger into one
-//! where they touch (`usage_fold_ledger`, migration 011): a few thousand a second at 2 µs, of which whoever reads the ledger sees few.
+//! ten seconds, so that what a view must read as single events stays short.
 //!
 //! A thread beside the pipeline, not a stage of it: the figures are right without it, only slower to
 //! read. All instances try, and the database lets one at a time. Ends when the poller hangs up.
@@ -84,8 +83,6 @@ fn fold_all(
     loop {
         let is_more_due: bool = client.query_one("SELECT usage_begin_fold()", &[])?.try_get(0)?;
         let folded: i64 = client.query_one("SELECT usage_fold()", &[])?.try_get(0)?;
-        let spans_saved: i64 = client.query_one("SELECT usage_fold_ledger()", &[])?.try_get(0)?;
-        log::debug!("folding the ledger saved {spans_saved} rows");
         event_count += u64::try_from(folded).unwrap_or(0);
         let is_over = !matches!(hang_up.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
         if !is_more_due || is_over {

@@ -27,7 +27,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the poller waits for an answer. It asks inside a rebalance callback, and a server that
 /// accepts everything and says nothing would hold it there for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A folded ledger answers in a millisecond; 1.6 million unfolded spans took 2.8 s on two busy cores.
+/// A folded ledger answers in a millisecond; 128,000 unfolded spans took 0.06 s.
 const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
 
 /// Where the gapless prefix of each partition's latest epoch ends. Parameters: consumer group,
@@ -82,6 +82,9 @@ pub enum LedgerError {
     /// Nothing came back.
     #[error("asking the ledger: no answer within {ANSWER_TIMEOUT:?}")]
     Silent,
+    /// Its rows could not be merged.
+    #[error("folding the ledger")]
+    Fold(#[source] postgres::Error),
 }
 
 /// The ledger of one consumer group and topic.

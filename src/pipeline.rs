@@ -45,7 +45,7 @@ use crate::write::writer::Writer;
 const POLLED_BATCHES_PER_DECODER: usize = 8;
 /// Most messages in a polled batch. Several fit into a write batch, which is never split.
 const POLLED_MESSAGES_MAX: usize = 1_000;
-/// Reports waiting for the committer, which takes them in microseconds.
+/// Reports waiting for the committer, which looks every ten milliseconds at least.
 const PROGRESS_REPORTS_MAX: usize = 1_024;
 /// Revocations waiting for the committer: the poller waits for each, though not for ever.
 const REVOCATIONS_MAX: usize = 4;

@@ -71,6 +71,14 @@ impl Stage {
         let database = server.create()?;
         let route = Route { database_url: database.url.clone(), brokers: args.kafka_brokers.clone(), topic };
         let offsets = GroupOffsets::new(&route)?;
+        // A topic that is new may have no leaders yet.
+        let started = Instant::now();
+        while let Err(error) = offsets.partitions() {
+            if started.elapsed() > PATIENCE {
+                return Err(error.into());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
         Ok(Self { database, route, offsets })
     }
 

@@ -92,26 +92,31 @@ impl<O: OffsetCommitter> Committer<O> {
             let revocation_due = self.revocation.as_ref().map_or_else(never, |revocation| {
                 after(revocation.deadline.saturating_duration_since(Instant::now()))
             });
+            let (mut is_commit_due, mut is_overdue) = (false, false);
             select! {
                 recv(self.progress) -> progress => match progress {
                     Ok(progress) => self.advance(progress)?,
                     Err(_) => return self.commit_last(),
                 },
                 recv(self.revocations) -> revocation => match revocation {
-                    Ok(revocation) => self.begin_revocation(revocation)?,
+                    Ok(revocation) => self.revocation = Some(revocation),
                     Err(_) => self.revocations = never(),
                 },
-                recv(commit_due) -> _ => self.commit_async(),
-                recv(revocation_due) -> _ => self.finish_revocation(),
+                recv(commit_due) -> _ => is_commit_due = true,
+                recv(revocation_due) -> _ => is_overdue = true,
             }
-            // No more than there are now, so that a second does not pass without a commit.
+            // What has come meanwhile counts first, as does what the poller issued before a revocation; no more
+            // than that, so that a second does not pass without a commit.
             for _ in 0..self.progress.len() {
                 if let Ok(progress) = self.progress.try_recv() {
                     self.advance(progress)?;
                 }
             }
-            let drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
-            if self.revocation.as_ref().is_some_and(drained) {
+            if is_commit_due {
+                self.commit_async();
+            }
+            let is_drained = |revocation: &Revocation| self.watermarks.are_drained(&revocation.partitions);
+            if is_overdue || self.revocation.as_ref().is_some_and(is_drained) {
                 self.finish_revocation();
             }
             self.publish();
@@ -156,15 +161,6 @@ impl<O: OffsetCommitter> Committer<O> {
             log::debug!("span {} completed after its partition was taken away", outcome.span);
             self.tally.late_spans += 1;
         }
-    }
-
-    fn begin_revocation(&mut self, revocation: Revocation) -> Result<(), CommitError> {
-        // Whatever the poller issued before it lies in the other channel: take it first.
-        while let Ok(progress) = self.progress.try_recv() {
-            self.advance(progress)?;
-        }
-        self.revocation = Some(revocation);
-        Ok(())
     }
 
     /// Commits what has become durable of the revoked partitions, and lets the poller go on. It

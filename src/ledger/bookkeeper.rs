@@ -1,9 +1,10 @@
-//! Compares the ledger with the watermarks while the pipeline runs. A database that has lost
-//! commits under us (a failed-over standby that was behind) has a ledger that ends below them: the
-//! process then stops, and the next start reads again what is missing.
+//! Looks after the ledger while the pipeline runs: folds it, so that it stays quick to read whether or not the
+//! server runs jobs and whether or not figures can be folded, and then compares it with the watermarks. A
+//! database that has lost commits under us (a failed-over standby that was behind) has a ledger that ends
+//! below them: the process then stops, and the next start reads again what is missing.
 //!
-//! A thread beside the pipeline, not a stage of it: no message passes through, nothing waits for it.
-//! Ends when the poller hangs up.
+//! A thread beside the pipeline, not a stage of it: no message passes through, nothing waits for it,
+//! and a fold that fails or is cut off leaves the ledger as it was. Ends when the poller hangs up.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -12,15 +13,16 @@ use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::Ledger;
+use super::{Ledger, LedgerError};
 use crate::error_chain::error_chain;
 use crate::offsets::{Offset, Partition};
 use crate::poll::start_position::Recorded;
 use crate::shutdown::Shutdown;
 use crate::stage::BoxedError;
 
-/// How long lost commits may stay unnoticed.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long lost commits may stay unnoticed. At 10,000 messages a second writers enter some 12,000 spans in this time; a
+/// fold takes 2 µs each, and in one piece it must not keep a core busy for long.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The database does not have what it has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +65,10 @@ pub fn spawn(
     let findings = Findings::default();
     let found = findings.clone();
     let run = move || {
-        while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(CHECK_INTERVAL) {
+        while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(INTERVAL) {
+            if let Err(error) = ledger.ask(Ledger::fold) {
+                log::warn!("{}; trying again in {INTERVAL:?}", error_chain(error.as_ref()));
+            }
             match ledger.find_lost_commits(watermarks()) {
                 Ok(None) => {}
                 Ok(Some(lost)) => {
@@ -72,7 +77,7 @@ pub fn spawn(
                     return shutdown.request();
                 }
                 Err(error) => {
-                    log::warn!("{}; trying again in {CHECK_INTERVAL:?}", error_chain(error.as_ref()));
+                    log::warn!("{}; trying again in {INTERVAL:?}", error_chain(error.as_ref()));
                 }
             }
         }
@@ -82,6 +87,16 @@ pub fn spawn(
 }
 
 impl Ledger {
+    /// Merges rows of the ledger that can be one; gives how many that saved: 0 if another instance is
+    /// at it.
+    ///
+    /// # Errors
+    /// When the database is away, or the writer's role may not fold.
+    pub fn fold(&self) -> Result<i64, LedgerError> {
+        let row = self.connect()?.query_one("SELECT usage_fold_ledger()", &[]).map_err(LedgerError::Fold)?;
+        Ok(row.get(0))
+    }
+
     /// Whether the ledger ends below a watermark, which was taken before: it never may, since a
     /// watermark passes only what is committed here.
     ///

@@ -1,6 +1,6 @@
 //! The real row sink: one PostgreSQL connection, made when needed and dropped on any error.
 //!
-//! Fast path: one transaction of COPY, dead letters, ledger, COMMIT. When the COPY fails for a row's
+//! Fast path: one transaction of ledger, COPY, COMMIT; with dead letters: COPY, dead letters, ledger, COMMIT. When the COPY fails for a row's
 //! sake, because it exists already or because the table refuses it, the batch takes the careful path
 //! (`placement.rs`) in another transaction. Either way a batch is durable as a whole or not at all,
 //! with its dead letters and its entries in the ledger.
@@ -98,47 +98,51 @@ impl Database {
 
     /// The open session, or a new one.
     fn open_session(&mut self) -> Result<&mut Session, WriteError> {
-        let session = match self.session.take().filter(|session| !session.client.is_closed()) {
-            Some(session) => session,
-            None => Session::open(&self.options.config, self.options.timeouts, &self.watch)?,
-        };
+        let session = self.take_session()?;
         Ok(self.session.insert(session))
     }
 
-    /// Fast path, and the careful one if a row is in the way.
-    fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
-        match self.store(batch, None) {
-            Err(error) if matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow) => {
-                log::debug!("{}: placing the rows with care", error_chain(&error));
-                self.store(batch, Some(error))
-            }
-            outcome => outcome,
+    fn take_session(&mut self) -> Result<Session, WriteError> {
+        match self.session.take().filter(|session| !session.client.is_closed()) {
+            Some(session) => Ok(session),
+            None => Session::open(&self.options.config, self.options.timeouts, &self.watch),
         }
     }
 
-    /// Everything about a batch in one transaction, rolled back if it fails. `copy_error` says how the fast path failed.
-    fn store(&mut self, batch: &WriteBatch, copy_error: Option<WriteError>) -> Result<Written, WriteError> {
-        self.open_session()?;
-        let outcome = self.store_in_session(batch, copy_error);
-        if outcome.is_err()
-            && let Some(session) = &mut self.session
-        {
-            self.watch.renew();
-            if session.client.batch_execute("ROLLBACK").is_err() {
-                self.session = None;
+    /// Fast path, and the careful one if a row is in the way: in the same session, since another may know of another
+    /// limit, and what the server said of a row is about the rows of the first.
+    fn attempt(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
+        let mut session = self.take_session()?;
+        let is_careful =
+            |error: &WriteError| matches!(error.remedy(), Remedy::SkipExistingRows | Remedy::RefuseRow);
+        let outcome = match self.store(&mut session, batch, None) {
+            Err(error) if is_careful(&error) && self.roll_back(&mut session) => {
+                log::debug!("{}: placing the rows with care", error_chain(&error));
+                self.store(&mut session, batch, Some(error))
             }
+            outcome => outcome,
+        };
+        if outcome.is_ok() || self.roll_back(&mut session) {
+            self.session = Some(session);
         }
         outcome
     }
 
-    fn store_in_session(
+    /// Whether the session can be used for another transaction.
+    fn roll_back(&self, session: &mut Session) -> bool {
+        self.watch.renew();
+        session.client.batch_execute("ROLLBACK").is_ok()
+    }
+
+    /// Everything about a batch in one transaction, which is left open if it fails. `copy_error` says how the fast path
+    /// failed.
+    fn store(
         &mut self,
+        session: &mut Session,
         batch: &WriteBatch,
         copy_error: Option<WriteError>,
     ) -> Result<Written, WriteError> {
-        let Self { session: Some(session), options, watch, .. } = self else {
-            return Ok(Written { outcomes: Vec::new(), commit_time: Duration::ZERO }); // There is one now.
-        };
+        let Self { options, watch, .. } = self;
         let Session { client, statements, retained_since_micros } = session;
         let row_count = batch.rows.len();
         row_order::sort(&batch.rows, &mut self.order);

@@ -81,8 +81,8 @@ pub enum WriteError {
         /// What the server said.
         source: postgres::Error,
     },
-    /// The spans could not be entered into the ledger.
-    #[error("entering {span_count} spans into the ledger")]
+    /// The spans could not be entered into the ledger, or no transaction be begun for that.
+    #[error("beginning a transaction and entering {span_count} spans into the ledger")]
     EnterLedger {
         /// How many.
         span_count: usize,

@@ -154,6 +154,7 @@ impl Session {
         let mut client = config.connect(NoTls).map_err(WriteError::Connect)?;
         watch.connected(client.cancel_token());
         client.batch_execute(&timeouts.session_settings()).map_err(WriteError::Prepare)?;
+        watch.renew();
         client.batch_execute(ledger::PREPARE).map_err(WriteError::Prepare)?;
         let statements = Statements::prepare(&mut client, watch).map_err(WriteError::Prepare)?;
         let mut session = Self { client, statements, retained_since_micros: i64::MIN };

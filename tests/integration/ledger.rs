@@ -84,3 +84,23 @@ fn a_fold_beside_writers_loses_nothing_and_counts_nothing_twice() {
         assert_eq!(database.text(sums), "1 600 0 600");
     }
 }
+
+#[test]
+fn a_fold_does_not_write_again_what_can_become_one_with_nothing() {
+    for profile in profiles() {
+        let mut database = Database::migrated(profile);
+        let spans = [span(0, 0, 10), span(1, 0, 10), span(1, 10, 20)].concat();
+        let days = "INSERT INTO usage_ledger_days (event_day, source, written)
+                    VALUES ('2026-01-01', 'kafka', 5), ('2026-01-02', 'kafka', 1), ('2026-01-02', 'kafka', 2)";
+        database.client.batch_execute(&format!("{spans}{days}")).unwrap();
+        let whole = "SELECT (SELECT xmin::text FROM usage_ledger WHERE kafka_partition = 0) || ' ' ||
+                            (SELECT xmin::text FROM usage_ledger_days WHERE event_day = '2026-01-01')";
+        let before = database.text(whole);
+        assert_eq!(database.text("SELECT usage_fold_ledger()::text"), "2", "{profile}");
+        assert_eq!(database.text(whole), before, "{profile}");
+        assert_eq!(database.text("SELECT usage_fold_ledger()::text"), "0", "{profile}");
+        let days =
+            "SELECT string_agg(event_day || ' ' || written, ', ' ORDER BY event_day) FROM usage_ledger_days";
+        assert_eq!(database.text(days), "2026-01-01 5, 2026-01-02 3", "{profile}");
+    }
+}

@@ -9,7 +9,7 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
     "006_create_usage_figures",
@@ -27,6 +27,7 @@ const ALL: [&str; 17] = [
     "018_schedule_maintenance",
     "019_find_parts",
     "020_index_time_by_blocks",
+    "021_fold_touched_spans",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {

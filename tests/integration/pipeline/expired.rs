@@ -68,6 +68,10 @@ fn an_event_whose_day_is_gone_becomes_a_letter_and_the_others_are_written() {
         case.produce(&[event("old-2", now - OLD_MS)]);
         case.process_all_as("redelivery");
         assert_eq!((case.rows(), case.letters_by_reason()), (2, vec!["expired 3".to_owned()]), "{profile}");
+        let entered =
+            "SELECT format('%s %s %s', sum(written), sum(redelivered), sum(dead_letters)) FROM usage_ledger
+                        WHERE consumer_group = 'redelivery'";
+        assert_eq!(case.database.text(entered), "0 4 1", "{profile}");
 
         // A replay says the same, and brings nothing back either.
         let replayed = case.replay(&[], &[("MAX_EVENT_AGE", "2000d")]);

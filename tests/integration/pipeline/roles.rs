@@ -168,6 +168,11 @@ fn a_writers_role_folds_what_it_writes_and_is_refused_nothing_that_it_needs() {
             let folded = case.database.client.query_one(folded, &[]).unwrap().get::<_, Option<String>>(0);
             if folded.as_deref() == Some("1") { Ok(()) } else { Err(folded) }
         });
+        eventually("the ledger is one span", PATIENCE, || {
+            let spans =
+                case.database.text("SELECT format('%s of %s', count(*), sum(messages)) FROM usage_ledger");
+            if spans == "1 of 42" { Ok(()) } else { Err(spans) }
+        });
         processor.terminate();
         assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0), "{:?}", processor.lines());
         let loud = processor.lines().into_iter().find(|line| line.contains("ERROR") || line.contains("WARN"));

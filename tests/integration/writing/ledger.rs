@@ -4,7 +4,7 @@
 use usage_processor::messages::WriteBatch;
 use usage_processor::write::writer::RowSink as _;
 
-use super::{Case, DAY, Part, batch, events, now_ms};
+use super::{Case, DAY, Part, TIMEOUTS, batch, events, now_ms, sink_of_group};
 use crate::database::profiles;
 
 fn entries(case: &mut Case) -> Vec<String> {
@@ -95,6 +95,22 @@ fn a_message_that_is_handed_over_twice_is_one_dead_letter() {
     let mut case = Case::new(profiles().pop().unwrap());
     let part = || with_garbage(Part::new(0, 0, &events("a", 1)));
     assert_eq!(case.write_all(&batch(&[part(), part()])), [4, 1, 0, 2, 1]);
+    case.assert_ledger_is_exact();
+}
+
+#[test]
+fn a_group_may_be_called_anything_whatever_strings_mean_to_the_server() {
+    let mut case = Case::new(profiles().pop().unwrap());
+    for strings in ["on", "off"] {
+        case.execute(&format!(
+            "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET standard_conforming_strings = {strings}', current_database()); END$$"
+        ));
+        let group = format!("it's \\' {strings} $1 \"billing\"");
+        case.sink = sink_of_group(&case.database.test.url(), TIMEOUTS, &group);
+        case.write(&batch(&[Part::new(0, 0, &events(strings, 2))]));
+        let entered = "SELECT consumer_group FROM usage_ledger ORDER BY recorded_at DESC LIMIT 1";
+        assert_eq!(case.database.text(entered), group);
+    }
     case.assert_ledger_is_exact();
 }
 

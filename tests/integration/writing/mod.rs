@@ -184,9 +184,13 @@ fn sink(url: &str) -> Sink {
 }
 
 fn sink_with(url: &str, timeouts: ServerTimeouts) -> Sink {
+    sink_of_group(url, timeouts, "billing")
+}
+
+fn sink_of_group(url: &str, timeouts: ServerTimeouts, consumer_group: &str) -> Sink {
     let options = DatabaseOptions {
         config: url.parse().unwrap(),
-        consumer_group: "billing".to_owned(),
+        consumer_group: consumer_group.to_owned(),
         topic: "usage-events".to_owned(),
         timeouts,
     };
