@@ -13,8 +13,9 @@ WITH_SERVERS := tests/servers/with
 SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
-# These load the machine themselves, and run one after the other.
-LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory
+# These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
+LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory \
+    closing::closing_while_others_write figures::every_read_is_exact
 # Present as soon as the tests in tests/wasm are.
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
 
