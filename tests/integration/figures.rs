@@ -237,12 +237,22 @@ fn every_read_is_exact_while_writers_run() {
     }
 }
 
-/// What is written by now.
+/// What is written by now. A bound that somebody announced and did not get to fold up to is reached first; a job that folds
+/// at this moment is waited for.
 fn fold_everything(database: &mut Database) {
-    database.client.batch_execute("UPDATE usage_bounds SET fold_step = '1000 years'").unwrap();
-    database.client.batch_execute("SELECT usage_begin_fold(now() + interval '1 second')").unwrap();
-    database.client.batch_execute("SELECT usage_fold()").unwrap();
-    assert_eq!(database.text("SELECT count(*)::text FROM usage_unfolded"), "0");
+    let any_time = "UPDATE usage_bounds SET fold_step = '1000 years', announce_after = '-infinity'";
+    let started = Instant::now();
+    loop {
+        for step in [any_time, "SELECT usage_begin_fold(now() + interval '1 second')", "SELECT usage_fold()"]
+        {
+            database.client.batch_execute(step).unwrap();
+        }
+        let left = database.text("SELECT count(*)::text FROM usage_unfolded");
+        if left == "0" {
+            return;
+        }
+        assert!(started.elapsed() < RUN_TIME_MAX, "{left} events are not folded");
+    }
 }
 
 /// One event of an organization at that time.
