@@ -30,6 +30,8 @@ pub mod folder;
 pub mod maintenance;
 pub mod secondary_indexes;
 
+pub mod health;
+pub mod status;
 pub mod shutdown;
 pub mod stage;
 pub mod latency;
