@@ -70,7 +70,7 @@ impl Stage {
         generate::create_topic(&args.kafka_brokers, &topic, args.partitions, &[])?;
         let database = server.create()?;
         let route = Route { database_url: database.url.clone(), brokers: args.kafka_brokers.clone(), topic };
-        let offsets = GroupOffsets::new(&route)?;
+        let offsets = GroupOffsets::new(&route, args.partitions)?;
         // A topic that is new may have no leaders yet.
         let started = Instant::now();
         while let Err(error) = offsets.partitions() {

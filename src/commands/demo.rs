@@ -129,7 +129,7 @@ impl Demo {
         let brokers = args.kafka_brokers.as_deref().map(str::trim).filter(|brokers| !brokers.is_empty());
         let url = args.database.database_url.clone().unwrap_or_default();
         let target = Target::prepare(&database, url, brokers, topic, args.profile)?;
-        let offsets = GroupOffsets::new(&target.route)?;
+        let offsets = GroupOffsets::new(&target.route, PARTITION_COUNT)?;
         let program = std::env::current_exe().map_err(ProcessorError::Start)?;
         let demo = Self { offsets, target, program, shutdown, seed, truth: Truth::default() };
         say(&format!("demo: {}, seed {seed}", demo.route(&super::connect::describe(&database))))?;

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
-use super::target::{PARTITION_COUNT, Route};
+use super::target::Route;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,6 +37,7 @@ pub struct PartitionOffsets {
 pub struct GroupOffsets {
     consumer: BaseConsumer,
     topic: String,
+    partition_count: u16,
 }
 
 impl std::fmt::Debug for GroupOffsets {
@@ -46,15 +47,15 @@ impl std::fmt::Debug for GroupOffsets {
 }
 
 impl GroupOffsets {
-    /// Looks at the group of the topic's name.
-    pub fn new(route: &Route) -> Result<Self, OffsetsError> {
+    /// Looks at the group of the topic's name; the topic has that many partitions.
+    pub fn new(route: &Route, partition_count: u16) -> Result<Self, OffsetsError> {
         let consumer = ClientConfig::new()
             .set("bootstrap.servers", &route.brokers)
             .set("group.id", &route.topic)
             .create();
         let topic = route.topic.clone();
         match consumer {
-            Ok(consumer) => Ok(Self { consumer, topic }),
+            Ok(consumer) => Ok(Self { consumer, topic, partition_count }),
             Err(source) => Err(OffsetsError { what: "consumer group", topic, source }),
         }
     }
@@ -62,7 +63,7 @@ impl GroupOffsets {
     /// Every partition, in order.
     pub fn partitions(&self) -> Result<Vec<PartitionOffsets>, OffsetsError> {
         let mut wanted = TopicPartitionList::new();
-        wanted.add_partition_range(&self.topic, 0, i32::from(PARTITION_COUNT) - 1);
+        wanted.add_partition_range(&self.topic, 0, i32::from(self.partition_count) - 1);
         let committed = self
             .consumer
             .committed_offsets(wanted, TIMEOUT)
