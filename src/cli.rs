@@ -18,7 +18,8 @@ use crate::commands::rewind::RewindArgs;
 use crate::migrations::ProfileChoice;
 
 /// Version and commit, as `--version` prints them.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USAGE_PROCESSOR_COMMIT"), ")");
+pub(crate) const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("USAGE_PROCESSOR_COMMIT"), ")");
 
 /// Takes API usage events from Apache Kafka, removes duplicates and copies them into TimescaleDB
 /// (or plain PostgreSQL), where customers are billed from them.
@@ -193,6 +194,10 @@ pub struct PipelineArgs {
     /// How often the statistics line is logged.
     #[arg(long, env = "STATS_INTERVAL", default_value = "30s")]
     pub stats_interval: String,
+    /// Where metrics, health and status are served, as IP:PORT, or none. There is no password: on an
+    /// address that others reach, put something before it that asks for one.
+    #[arg(long, env = "METRICS_ADDR", default_value = "127.0.0.1:9464")]
+    pub metrics_addr: String,
     /// Where latencies are written, as HdrHistogram's interval logs and percentile tables [default:
     /// nowhere]. SIGUSR1 logs percentiles, and writes them here at once.
     #[arg(long, env = "LATENCY_DIR")]

@@ -5,6 +5,7 @@ mod judge;
 mod secrets;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// STATS_INTERVAL.
     pub stats_interval: Duration,
+    /// METRICS_ADDR, unless it is none.
+    pub metrics_address: Option<SocketAddr>,
     /// LATENCY_DIR and LATENCY_INTERVAL.
     pub latency_reports: ReportPolicy,
     /// MAX_EVENT_AGE and MAX_CLOCK_SKEW.
@@ -161,6 +164,7 @@ impl Config {
                 }),
             drain_timeout: judge.duration("DRAIN_TIMEOUT", &args.drain_timeout, SECOND..=DAY),
             stats_interval: judge.duration("STATS_INTERVAL", &args.stats_interval, SECOND..=DAY),
+            metrics_address: judge.metrics_address(&args.metrics_addr),
             latency_reports: ReportPolicy {
                 // An empty variable is as good as none.
                 directory: args.latency_dir.clone().filter(|directory| !directory.as_os_str().is_empty()),
@@ -208,6 +212,21 @@ impl Judge {
                 OffsetReset::Earliest
             }
         }
+    }
+
+    fn metrics_address(&mut self, value: &str) -> Option<SocketAddr> {
+        if value.trim() == "none" {
+            return None;
+        }
+        let address = value.trim().parse();
+        if address.is_err() {
+            self.mistake(
+                "METRICS_ADDR",
+                value,
+                "wanted is IP:PORT, such as 127.0.0.1:9464 or [::1]:9464, or none",
+            );
+        }
+        address.ok()
     }
 
     fn event_rules(&mut self, args: &EventArgs) -> (Duration, TimeLimits) {
@@ -347,6 +366,7 @@ mod tests {
             "--lock-timeout=1m",
             "--drain-timeout=30s",
             "--dead-letter-max-ratio=0",
+            "--metrics-addr=9464",
         ];
         assert_eq!(
             variables(&arguments),
@@ -356,6 +376,7 @@ mod tests {
                 "KAFKA_AUTO_OFFSET_RESET",
                 "BATCH_SIZE",
                 "BATCH_TIMEOUT",
+                "METRICS_ADDR",
                 "DEAD_LETTER_MAX_RATIO",
                 "WRITER_THREADS",
                 "LOCK_TIMEOUT",

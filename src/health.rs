@@ -1,7 +1,24 @@
 //! Whether this process is alive and ready, for `/healthz`, `/readyz`, the status page and systemd: one
 //! judgement, asked for by all of them.
+//!
+//! Alive means that stages progress, or wait for what they must wait for: an idle topic, a full pipeline and an outage
+//! of either server are no reason to be killed. Ready means that the group has said which partitions are ours, were it
+//! none, and that the database takes what we write.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::observe::activity::Activity;
+use crate::observe::database::SILENT_AFTER;
+use crate::observe::instruments::Instruments;
+
+/// Below the time that a batch is tried again, nobody needs to be told: a deadlock, or one restart of the database.
+const RETRYING_MAX: Duration = Duration::from_secs(10);
+/// With messages in flight, nobody at work, and a database that answers, a watermark moves within milliseconds. A
+/// rebalance callback may hold the poller for longer than this, but nothing else.
+const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 
 /// A yes, or a no with its reasons.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,4 +27,120 @@ pub struct Verdict {
     pub is_ok: bool,
     /// What is not, a sentence each; or, when all is well, what is worth knowing.
     pub reasons: Vec<String>,
+}
+
+impl Verdict {
+    /// Well if nothing is wrong, and then with what is worth knowing.
+    fn of(wrong: Vec<String>, notes: Vec<String>) -> Self {
+        if wrong.is_empty() {
+            Self { is_ok: true, reasons: notes }
+        } else {
+            Self { is_ok: false, reasons: wrong }
+        }
+    }
+}
+
+/// The judge; clones share what it judges by.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Instruments>);
+
+impl Health {
+    /// Judges by these.
+    pub fn new(instruments: Arc<Instruments>) -> Self {
+        Self(instruments)
+    }
+
+    /// Whether stages progress.
+    pub fn liveness(&self) -> Verdict {
+        let Self(instruments) = self;
+        let mut wrong = Vec::new();
+        let failed_count = instruments.failed_stages.load(std::sync::atomic::Ordering::Acquire);
+        if failed_count > 0 {
+            wrong.push(format!("{failed_count} stage(s) have failed: the process is stopping"));
+        }
+        for thread in instruments.activities() {
+            if let Some(silent) = thread.stuck_for() {
+                let name = thread.name();
+                wrong.push(format!("{name} has been at work for {} s without a sign", silent.as_secs()));
+            }
+        }
+        wrong.extend(self.standstill());
+        Verdict::of(wrong, self.waits())
+    }
+
+    /// Whether it can do its work now.
+    pub fn readiness(&self) -> Verdict {
+        let Self(instruments) = self;
+        let mut wrong = Vec::new();
+        if instruments.shutdown.is_requested() {
+            wrong.push("stopping: what is in flight is being written and committed".to_owned());
+        }
+        if let Some(what) = instruments.waits_for() {
+            wrong.push(what);
+        } else if !instruments.poll.has_joined() {
+            wrong.push("the group has not said yet which partitions are ours".to_owned());
+        }
+        wrong.extend(self.outages());
+        let mut notes = Vec::new();
+        let kafka = instruments.poll.kafka();
+        if kafka.is_rebalancing {
+            notes.push("the group is being rebalanced; partitions that are kept go on".to_owned());
+        }
+        if kafka.brokers_up == 0 && kafka.brokers_known > 0 {
+            notes.push("no Kafka broker is connected".to_owned());
+        }
+        if instruments.board.partition_count() == 0 {
+            notes.push("no partition is assigned: other instances have them all".to_owned());
+        }
+        Verdict::of(wrong, notes)
+    }
+
+    /// What keeps the database from taking what we write.
+    fn outages(&self) -> Vec<String> {
+        let Self(instruments) = self;
+        let mut outages = Vec::new();
+        if let Some(trouble) = instruments.reach.trouble() {
+            outages.push(format!("the database cannot be reached {}", trouble.describe()));
+            return outages;
+        }
+        let waiting_since = instruments.database.lock().waiting_since;
+        if let Some(waited) =
+            waiting_since.map(|since| since.elapsed()).filter(|waited| *waited > SILENT_AFTER)
+        {
+            outages.push(format!("the database has not answered for {} s", waited.as_secs()));
+        }
+        for writer in &instruments.writers {
+            if let Some(trouble) = writer.batch.trouble().filter(|t| t.since.elapsed() >= RETRYING_MAX) {
+                let name = writer.activity.name();
+                outages.push(format!("{name} tries to write a batch {}", trouble.describe()));
+            }
+        }
+        outages
+    }
+
+    /// Something is in flight, nobody is at it, and nothing stands in the way.
+    fn standstill(&self) -> Option<String> {
+        let Self(instruments) = self;
+        let stuck = instruments.board.stuck_for()?;
+        let is_idle = |thread: &crate::observe::activity::StageActivity| {
+            thread.read().current.is_none_or(|current| current == Activity::Starved)
+        };
+        let are_idle = instruments.activities().all(is_idle);
+        (stuck > STANDSTILL_MAX && are_idle && instruments.reach.trouble().is_none()).then(|| {
+            format!("no watermark has moved for {} s although messages are in flight", stuck.as_secs())
+        })
+    }
+
+    /// What is waited for, without being wrong.
+    fn waits(&self) -> Vec<String> {
+        let mut waits: Vec<_> = self.0.waits_for().into_iter().collect();
+        if self.0.waits_for().is_none() {
+            waits.extend(self.outages());
+        }
+        let (paused_count, _) = self.0.poll.pauses();
+        if paused_count > 0 {
+            waits.push(format!("the pipeline is full: {paused_count} partitions are paused"));
+        }
+        waits
+    }
 }

@@ -31,6 +31,7 @@ pub mod maintenance;
 pub mod secondary_indexes;
 
 pub mod health;
+pub mod observe;
 pub mod status;
 pub mod shutdown;
 pub mod stage;

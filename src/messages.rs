@@ -194,6 +194,17 @@ impl SpanOutcome {
     }
 }
 
+/// Dead letters of one span that a transaction has stored, by reason: among its outcome's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LetterCount {
+    /// Index of the span's outcome in the batch.
+    pub outcome_idx: u32,
+    /// Why.
+    pub reason: RejectReason,
+    /// How many.
+    pub count: u64,
+}
+
 /// That a polled batch is decoded, for whoever asks how long its messages wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodedBatch {
@@ -281,7 +292,12 @@ pub enum Progress {
     /// cannot overtake it.
     Issued(Vec<IssuedSpan>),
     /// Spans whose rows and dead letters are committed in the database.
-    Durable(Vec<SpanOutcome>),
+    Durable {
+        /// What became of each.
+        outcomes: Vec<SpanOutcome>,
+        /// Of their dead letters, how many had which reason.
+        letters: Vec<LetterCount>,
+    },
     /// Partitions were taken away. Behind everything that was issued of them, and before they can
     /// be assigned again.
     Revoked(Vec<Partition>),
@@ -296,6 +312,8 @@ pub struct BrokerOffsets {
     pub partition: Partition,
     /// The end of its log, if known.
     pub high_water_mark: Option<Offset>,
+    /// The oldest offset that is still there, if known.
+    pub low_water_mark: Option<Offset>,
     /// The offset that was last committed successfully, if one was.
     pub committed: Option<Offset>,
 }

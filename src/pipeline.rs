@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 
 use crate::commit::committer::Committer;
 use crate::commit::offset_committer::KafkaOffsets;
-use crate::commit::tally::{Tally, TallyBoard};
+use crate::commit::tally::Tally;
 use crate::config::Config;
 use crate::decode::circuit_breaker::CircuitBreaker;
 use crate::decode::decoder::Decoder;
@@ -25,16 +25,17 @@ use crate::decode::sift::Sieve;
 use crate::error_chain::error_chain;
 use crate::folder;
 use crate::latency::reporter::{ReportRequests, Reporter, ReporterError};
-use crate::latency::{DurableLatency, Latencies, Percentiles};
+use crate::latency::{DurableLatency, Percentiles};
 use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::ledger::{Ledger, session_config};
 use crate::maintenance;
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
+use crate::observe::instruments::Instruments;
+use crate::observe::{database as observer_database, observer};
 use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
 use crate::poll::rebalance::{GroupContext, GroupOptions};
-use crate::shutdown::Shutdown;
 use crate::stage::{StageError, Stages};
 use crate::write::database::{Database, DatabaseOptions};
 use crate::write::dead_letter_topic::DeadLetterTopic;
@@ -69,6 +70,9 @@ pub enum PipelineError {
     /// Nobody to report latencies.
     #[error(transparent)]
     Reporter(#[from] ReporterError),
+    /// Nobody to keep the last minutes.
+    #[error(transparent)]
+    Observer(#[from] observer::ObserverError),
     /// No random key for the dedup window.
     #[error("asking the operating system for a random key")]
     Key(#[source] OsError),
@@ -99,30 +103,35 @@ pub struct Report {
 
 /// Runs the pipeline until shutdown, calling `on_report` every `report_interval` and once at the
 /// end. With `stops_at_end`, ends by itself when everything that was there has been processed.
+/// What the stages do can be read from `instruments`, made for this configuration and this `Shutdown`.
 pub fn run(
     config: &Config,
-    shutdown: &Shutdown,
+    instruments: &Arc<Instruments>,
     latency_requests: &ReportRequests,
     stops_at_end: bool,
     report_interval: Duration,
     mut on_report: impl FnMut(&Report),
 ) -> Result<Report, PipelineError> {
+    let Instruments { shutdown, latencies, board, .. } = &**instruments;
     let (revocation_sender, revocations) = bounded(REVOCATIONS_MAX);
-    let consumer = Arc::new(create_consumer(config, revocation_sender, shutdown)?);
-    let latencies = Latencies::new();
-    let mut durable = DurableLatency::new(&latencies)?;
-    let reporter = Reporter::spawn(&latencies, &config.latency_reports, latency_requests)?;
-    let board = TallyBoard::default();
-    let budgets = dedup_budgets(config);
-    let mut stages = Stages::new(shutdown.clone());
+    let consumer = Arc::new(create_consumer(config, revocation_sender, instruments)?);
+    let mut durable = DurableLatency::new(latencies)?;
+    let reporter = Reporter::spawn(latencies, &config.latency_reports, latency_requests)?;
+    let failed_stages = Arc::clone(&instruments.failed_stages);
+    let mut stages = Stages::new(shutdown.clone()).counting_failures(failed_stages);
 
     // From the end to the beginning: a stage starts when the next one is there to take its output.
     let (progress, progress_inbox) = bounded(PROGRESS_REPORTS_MAX);
     let offsets = KafkaOffsets::new(Arc::clone(&consumer), &config.kafka_topic);
-    let committer = Committer::new(progress_inbox, revocations, offsets, board.clone());
-    stages.spawn("committer", move || committer.run())?;
-    let write_batches = spawn_writers(&mut stages, config, &progress, &latencies)?;
-    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, &budgets, &latencies)?;
+    let commit_instruments = Arc::clone(&instruments.committer);
+    let until_end = commit_instruments.activity.until_end();
+    let committer = Committer::new(progress_inbox, revocations, offsets, board.clone(), commit_instruments);
+    stages.spawn("committer", move || {
+        let _until_end = until_end;
+        committer.run()
+    })?;
+    let write_batches = spawn_writers(&mut stages, config, &progress, instruments)?;
+    let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, instruments)?;
     let poller = Poller::new(
         Arc::clone(&consumer),
         &config.kafka_topic,
@@ -139,13 +148,16 @@ pub fn run(
     };
     let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up.clone())
         .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
-    spawn_housekeepers(config, hang_up)?;
+    spawn_housekeepers(config, instruments, hang_up)?;
+    let until_end = instruments.poll.activity.until_end();
     stages.spawn("poller", move || {
-        let _until_the_end = is_polling;
+        let _until_the_end = (is_polling, until_end);
         poller.run()
     })?;
 
-    let mut report = || make_report(&board, &budgets, &mut durable);
+    instruments.has_started();
+
+    let mut report = || make_report(instruments, &mut durable);
     let outcome = stages.join(config.drain_timeout, report_interval, || on_report(&report()));
     reporter.finish();
     outcome?;
@@ -160,7 +172,8 @@ pub fn run(
     Ok(last)
 }
 
-fn make_report(board: &TallyBoard, budgets: &[DedupBudget], durable: &mut DurableLatency) -> Report {
+fn make_report(instruments: &Instruments, durable: &mut DurableLatency) -> Report {
+    let Instruments { board, budgets, .. } = instruments;
     let (latency, latency_overall) = durable.take_interval();
     Report {
         tally: board.snapshot(),
@@ -172,8 +185,13 @@ fn make_report(board: &TallyBoard, budgets: &[DedupBudget], durable: &mut Durabl
     }
 }
 
-/// The threads that keep the figures short to read and the database small. They end with the poller.
-fn spawn_housekeepers(config: &Config, hang_up: Receiver<Infallible>) -> Result<(), StageError> {
+/// The threads that keep the figures short to read and the database small, and those that watch. They end with the poller.
+fn spawn_housekeepers(
+    config: &Config,
+    instruments: &Arc<Instruments>,
+    hang_up: Receiver<Infallible>,
+) -> Result<(), PipelineError> {
+    observer::spawn(Arc::clone(instruments), hang_up.clone())?;
     let failed = |stage: &str| {
         let stage = stage.to_owned();
         move |source| StageError::Spawn { stage, source }
@@ -182,8 +200,11 @@ fn spawn_housekeepers(config: &Config, hang_up: Receiver<Infallible>) -> Result<
         let maintenance = session_config(&config.maintenance, "usage-processor maintenance");
         maintenance::spawn(maintenance, hang_up.clone()).map_err(failed("maintenance"))?;
     }
+    let observer = session_config(&config.database, "usage-processor observer");
+    observer_database::spawn(observer, Arc::clone(instruments), hang_up.clone())
+        .map_err(failed("observer-db"))?;
     let folder = session_config(&config.database, "usage-processor folder");
-    folder::spawn(folder, hang_up).map_err(failed("folder"))
+    Ok(folder::spawn(folder, hang_up).map_err(failed("folder"))?)
 }
 
 /// What the database has lost since the bookkeeper's last look.
@@ -205,7 +226,7 @@ fn ledger(config: &Config) -> Ledger {
 fn create_consumer(
     config: &Config,
     revocations: Sender<Revocation>,
-    shutdown: &Shutdown,
+    instruments: &Instruments,
 ) -> Result<BaseConsumer<GroupContext>, PipelineError> {
     let poll_interval = effective_duration("max.poll.interval.ms", &config.kafka_options);
     let context = GroupContext::new(GroupOptions {
@@ -217,7 +238,8 @@ fn create_consumer(
         dedup_window: config.dedup_window,
         drain_timeout: config.drain_timeout,
         revocations,
-        shutdown: shutdown.clone(),
+        shutdown: instruments.shutdown.clone(),
+        instruments: Arc::clone(&instruments.poll),
     });
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
     BaseConsumer::from_config_and_context(&client, context).map_err(PipelineError::Consumer)
@@ -229,7 +251,7 @@ fn spawn_writers(
     stages: &mut Stages,
     config: &Config,
     progress: &Sender<Progress>,
-    latencies: &Latencies,
+    instruments: &Instruments,
 ) -> Result<Sender<WriteBatch>, PipelineError> {
     let (sender, write_batches) = bounded(0);
     let mut watchdog = Watchdog::new(config.server_timeouts.statement);
@@ -239,8 +261,8 @@ fn spawn_writers(
         topic: config.kafka_topic.clone(),
         timeouts: config.server_timeouts,
     };
-    for writer_idx in 0..config.writer_count {
-        let name = format!("writer-{writer_idx}");
+    for writer_instruments in &instruments.writers {
+        let name = writer_instruments.activity.name().to_owned();
         let dead_letter_topic = config
             .dead_letter_target
             .as_ref()
@@ -251,19 +273,19 @@ fn spawn_writers(
             write_batches: write_batches.clone(),
             progress: progress.clone(),
             sink: Database::new(options.clone(), &name, watchdog.watch(&name))
+                .with_instruments(writer_instruments)
                 .with_dead_letter_topic(dead_letter_topic),
-            latencies: latencies.clone(),
+            latencies: instruments.latencies.clone(),
+            instruments: writer_instruments.clone(),
         };
-        stages.spawn(name, move || writer.run())?;
+        let until_end = writer_instruments.activity.until_end();
+        stages.spawn(name, move || {
+            let _until_end = until_end;
+            writer.run()
+        })?;
     }
     stages.spawn("watchdog", move || watchdog.run())?;
     Ok(sender)
-}
-
-/// An equal share for each decoder, which makes room among its own windows: nothing is shared.
-fn dedup_budgets(config: &Config) -> Vec<DedupBudget> {
-    let share = (config.dedup_entries_max / config.decoder_count).max(1);
-    (0..config.decoder_count).map(|_| DedupBudget::new(share)).collect()
 }
 
 /// Starts the decoders; gives the channel that leads to each.
@@ -271,13 +293,12 @@ fn spawn_decoders(
     stages: &mut Stages,
     config: &Config,
     write_batches: Sender<WriteBatch>,
-    budgets: &[DedupBudget],
-    latencies: &Latencies,
+    instruments: &Instruments,
 ) -> Result<Vec<Sender<PolledBatch>>, PipelineError> {
     let hasher = IdentityHasher::with_random_key().map_err(PipelineError::Key)?;
     let breaker = CircuitBreaker::new(config.dead_letter_ratio_max);
-    let mut inboxes = Vec::with_capacity(budgets.len());
-    for (decoder_idx, budget) in budgets.iter().enumerate() {
+    let mut inboxes = Vec::with_capacity(config.decoder_count);
+    for (decoder_instruments, budget) in instruments.decoders.iter().zip(&instruments.budgets) {
         let (inbox, polled_batches) = bounded(POLLED_BATCHES_PER_DECODER);
         let sieve = Sieve::new(config.time_limits, hasher.clone(), config.dedup_window, budget.clone())
             .with_breaker(breaker.clone());
@@ -286,9 +307,15 @@ fn spawn_decoders(
             write_batches: write_batches.clone(),
             sieve,
             limits: config.batch,
-            latencies: latencies.clone(),
+            latencies: instruments.latencies.clone(),
+            instruments: decoder_instruments.clone(),
         };
-        stages.spawn(format!("decoder-{decoder_idx}"), move || decoder.run())?;
+        let activity = &decoder_instruments.activity;
+        let until_end = activity.until_end();
+        stages.spawn(activity.name(), move || {
+            let _until_end = until_end;
+            decoder.run()
+        })?;
         inboxes.push(inbox);
     }
     Ok(inboxes)

@@ -4,6 +4,8 @@
 use std::any::Any;
 use std::error::Error;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,7 @@ pub struct Stages {
     running: Vec<String>,
     ended: Receiver<(String, Result<(), StageError>)>,
     ended_sender: Sender<(String, Result<(), StageError>)>,
+    failed_count: Arc<AtomicUsize>,
 }
 
 /// More stages than any configuration can have, so that reporting an end never blocks.
@@ -70,7 +73,13 @@ impl Stages {
     /// No thread yet.
     pub fn new(shutdown: Shutdown) -> Self {
         let (ended_sender, ended) = bounded(STAGE_COUNT_MAX);
-        Self { shutdown, running: Vec::new(), ended, ended_sender }
+        Self { shutdown, running: Vec::new(), ended, ended_sender, failed_count: Arc::default() }
+    }
+
+    /// Counts stages that fail or panic there too, for whoever watches.
+    #[must_use]
+    pub fn counting_failures(self, failed_count: Arc<AtomicUsize>) -> Self {
+        Self { failed_count, ..self }
     }
 
     /// Starts a stage. Linux shows 15 bytes of a thread's name: keep `name` within them.
@@ -86,6 +95,7 @@ impl Stages {
         debug_assert!(stage.len() <= 15, "{stage} is longer than a thread's name");
         let alarm = self.shutdown.alarm();
         let ended = self.ended_sender.clone();
+        let failed_count = Arc::clone(&self.failed_count);
         let name = stage.clone();
         let body = move || {
             let outcome = match panic::catch_unwind(AssertUnwindSafe(run)) {
@@ -97,6 +107,8 @@ impl Stages {
             };
             if outcome.is_ok() {
                 alarm.disarm();
+            } else {
+                failed_count.fetch_add(1, Ordering::AcqRel);
             }
             // The channel is larger than the number of stages and outlives them.
             drop(ended.send((name, outcome)));

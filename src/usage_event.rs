@@ -82,6 +82,28 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// All of them; each at the place that `as usize` gives.
+    pub const ALL: [Self; 18] = [
+        Self::Tombstone,
+        Self::TooLarge,
+        Self::InvalidJson,
+        Self::NotAnObject,
+        Self::MissingField,
+        Self::DuplicateField,
+        Self::WrongType,
+        Self::OutOfRange,
+        Self::InvalidLength,
+        Self::NulCharacter,
+        Self::InvalidUuid,
+        Self::InvalidTime,
+        Self::TooOld,
+        Self::TooFarAhead,
+        Self::MissingTimestamp,
+        Self::Conflict,
+        Self::Expired,
+        Self::DatabaseRejected,
+    ];
+
     /// The stored name, in snake case.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -64,7 +64,7 @@ pub fn run(args: &CheckConfigArgs) -> Result<(), CheckConfigError> {
 }
 
 /// Variables and effective values.
-fn table(config: &Config) -> Vec<(String, String)> {
+pub(super) fn table(config: &Config) -> Vec<(String, String)> {
     let offset_reset = match config.start_policy.offset_reset {
         OffsetReset::Earliest => "earliest",
         OffsetReset::Latest => "latest",
@@ -88,6 +88,10 @@ fn table(config: &Config) -> Vec<(String, String)> {
         ("WRITER_THREADS", config.writer_count.to_string()),
         ("DRAIN_TIMEOUT", format_duration(config.drain_timeout)),
         ("STATS_INTERVAL", format_duration(config.stats_interval)),
+        (
+            "METRICS_ADDR",
+            config.metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+        ),
         (
             "LATENCY_DIR",
             config

@@ -117,12 +117,14 @@ pub fn open_with(
 /// Connects and prepares, waiting for a server that is away, or goes away meanwhile, until `shutdown`
 /// is requested (which gives `None`). What only a person can mend (password, role, database, a schema
 /// that is missing) is an error at once. An answer may take `patience`; a server that keeps silent for
-/// so long several times is an error too, since each time leaves a thread and a connection behind.
+/// so long several times is an error too, since each time leaves a thread and a connection behind. `waits_since` is
+/// told why it waits.
 pub fn prepare_patiently<T: Send + 'static>(
     config: &postgres::Config,
     shutdown: &Shutdown,
     patience: Duration,
     prepare: fn(&mut Client) -> Result<T, MigrateError>,
+    waits_since: impl Fn(&str),
 ) -> Result<Option<T>, SetupError> {
     let host_count = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
     let patience = patience.saturating_add(CONNECT_TIMEOUT.saturating_mul(host_count));
@@ -135,7 +137,9 @@ pub fn prepare_patiently<T: Send + 'static>(
         silence_count += u32::from(is_silent);
         match outcome {
             Err(error) if error.is_transient() && !(is_silent && silence_count >= SILENCES_MAX) => {
-                log::warn!("{}; trying again in {pause:?}", error_chain(&error));
+                let error = error_chain(&error);
+                log::warn!("{error}; trying again in {pause:?}");
+                waits_since(&error);
             }
             done => return done,
         }

@@ -1,20 +1,27 @@
 //! `run`: waits for the database, then runs the pipeline until a signal, and logs its statistics.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
 
+use super::check_config;
 use super::connect::{SetupError, describe, prepare_patiently};
 use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
-use crate::config::{Config, core_count, format_duration};
+use crate::config::{Config, Mistake, core_count, format_duration};
+use crate::health::Health;
 use crate::latency::reporter::ReportRequests;
 use crate::maintenance::Bounds;
 use crate::migrations::{self, MigrateError, ProfileChoice, ServerInfo};
+use crate::observe::http::Server;
+use crate::observe::instruments::Instruments;
+use crate::observe::routes;
 use crate::pipeline::{self, PipelineError, Report};
 use crate::shutdown::Shutdown;
+use crate::status::Setting;
 
 /// How long the server may take to say what its schema is, as opposed to being away.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +37,9 @@ pub enum RunError {
     /// No signal handlers.
     #[error("installing signal handlers")]
     Signals(#[source] io::Error),
+    /// A metric is declared wrongly.
+    #[error("declaring metrics")]
+    Metrics(#[source] prometheus::Error),
     /// The pipeline failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -44,15 +54,17 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     let shutdown = Shutdown::default();
     let latency_requests = ReportRequests::default();
     shutdown.on_signals().and_then(|()| latency_requests.on_signal()).map_err(RunError::Signals)?;
-    if !prepare_database(&config, args.migrate, &shutdown)? {
+    let instruments = instruments(&config, &shutdown).map_err(RunError::Metrics)?;
+    let _server = serve(&config, &instruments).map_err(SetupError::from)?;
+    if !prepare_database(&config, args.migrate, &instruments)? {
         log::info!("stopped before the database was reached");
         return Ok(());
     }
     let last = if args.stop_at_end {
-        stop_at_end(&config, &shutdown, &latency_requests)?
+        stop_at_end(&config, &instruments, &latency_requests)?
     } else {
         let mut statistics = Statistics::new();
-        pipeline::run(&config, &shutdown, &latency_requests, false, config.stats_interval, |report| {
+        pipeline::run(&config, &instruments, &latency_requests, false, config.stats_interval, |report| {
             statistics.log(report);
         })?
     };
@@ -63,22 +75,51 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What the pipeline will write into, with what can be said before it runs.
+fn instruments(config: &Config, shutdown: &Shutdown) -> Result<Arc<Instruments>, prometheus::Error> {
+    let settings = check_config::table(config);
+    let settings = settings.into_iter().map(|(name, value)| Setting { name: name.trim().to_owned(), value });
+    let database = describe(&config.database);
+    Instruments::new(config, database, settings.collect(), shutdown.clone()).map(Arc::new)
+}
+
+/// Serves metrics, health and status, from before any server is reached to the end of the process.
+fn serve(config: &Config, instruments: &Arc<Instruments>) -> Result<Option<Server>, Mistake> {
+    let Some(address) = config.metrics_address else { return Ok(None) };
+    let health = Health::new(Arc::clone(instruments));
+    let instruments = Arc::clone(instruments);
+    let server = Server::start(address, move |path| routes::answer(&instruments, &health, path));
+    let server = server.map_err(|error| Mistake {
+        variable: "METRICS_ADDR",
+        value: Some(address.to_string()),
+        allowed: format!("cannot be listened on: {error}; give each instance an address of its own, or none"),
+    })?;
+    log::info!("serving status and metrics at http://{}/", server.address());
+    Ok(Some(server))
+}
+
 /// Reaches the database and makes sure that its schema is ours; `false` if a signal came first.
 /// The connection ends here: from then on only writers have one.
-fn prepare_database(config: &Config, migrate: bool, shutdown: &Shutdown) -> Result<bool, SetupError> {
+fn prepare_database(config: &Config, migrate: bool, instruments: &Instruments) -> Result<bool, SetupError> {
+    let waiting = |what: &str| instruments.is_starting(format!("waiting for the database: {what}"));
+    let shutdown = &instruments.shutdown;
     if migrate {
         log::info!("migrating {}", describe(&config.maintenance));
         let up = |client: &mut Client| migrations::up(client, ProfileChoice::Auto);
-        let applied = prepare_patiently(&config.maintenance, shutdown, MIGRATION_PATIENCE, up)?;
+        instruments.is_starting("migrating the database");
+        let applied = prepare_patiently(&config.maintenance, shutdown, MIGRATION_PATIENCE, up, waiting)?;
         let Some(applied) = applied else { return Ok(false) };
         for migration in applied {
             log::info!("applied migration {}", migration.label());
         }
     }
     log::info!("connecting to {}", describe(&config.database));
-    let found = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, look)?;
+    instruments.is_starting("connecting to the database");
+    let found = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, look, waiting)?;
     let Some((server, bounds)) = found else { return Ok(false) };
     log::info!("Connected to {server}");
+    // Nobody else sets it.
+    drop(instruments.identity.server.set(server.to_string()));
     if let Some(warning) = retention_warning(config.time_limits.event_age_max, &bounds) {
         log::warn!("{warning}");
     }
@@ -106,7 +147,7 @@ pub(super) fn retention_warning(event_age_max: Duration, bounds: &Bounds) -> Opt
 
 fn stop_at_end(
     config: &Config,
-    shutdown: &Shutdown,
+    instruments: &Arc<Instruments>,
     latency_requests: &ReportRequests,
 ) -> Result<Report, RunError> {
     const TICK: Duration = Duration::from_millis(250);
@@ -114,7 +155,7 @@ fn stop_at_end(
     let mut statistics = Statistics::new();
     let mut next_line = Instant::now() + config.stats_interval;
     let started = Instant::now();
-    let last = pipeline::run(config, shutdown, latency_requests, true, TICK, |report| {
+    let last = pipeline::run(config, instruments, latency_requests, true, TICK, |report| {
         let done = report.tally.messages - report.tally.in_flight();
         bar.set_length(done + report.tally.lag);
         bar.set_position(done);

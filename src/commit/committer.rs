@@ -6,6 +6,7 @@
 //! through holds that channel's sender.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,11 @@ use super::offset_committer::OffsetCommitter;
 use super::tally::{Tally, TallyBoard};
 use super::watermarks::{BrokenTiling, Watermarks};
 use crate::crash_point::{self, CrashPoint};
-use crate::messages::{BrokerOffsets, Progress, Revocation, SpanOutcome};
+use crate::messages::{BrokerOffsets, LetterCount, Progress, Revocation, SpanOutcome};
+use crate::observe::activity::Activity;
+use crate::observe::instruments::CommitInstruments;
 use crate::offsets::{Offset, Partition};
+use crate::status::PartitionStatus;
 
 /// How often watermarks are committed: what a crash makes Kafka deliver again.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +62,7 @@ pub struct Committer<O> {
     offsets: O,
     /// Where the books are published.
     board: TallyBoard,
+    instruments: Arc<CommitInstruments>,
     tally: Tally,
     watermarks: Watermarks,
     /// What the broker said last of the assigned partitions.
@@ -72,12 +77,14 @@ impl<O: OffsetCommitter> Committer<O> {
         revocations: Receiver<Revocation>,
         offsets: O,
         board: TallyBoard,
+        instruments: Arc<CommitInstruments>,
     ) -> Self {
         Self {
             progress,
             revocations,
             offsets,
             board,
+            instruments,
             tally: Tally::default(),
             watermarks: Watermarks::default(),
             heard: HashMap::new(),
@@ -88,14 +95,19 @@ impl<O: OffsetCommitter> Committer<O> {
     /// Commits until poller and writers have hung up.
     pub fn run(mut self) -> Result<(), CommitError> {
         let commit_due = tick(COMMIT_INTERVAL);
+        let instruments = Arc::clone(&self.instruments);
         loop {
+            instruments.activity.enter(Activity::Starved);
             let revocation_due = self.revocation.as_ref().map_or_else(never, |revocation| {
                 after(revocation.deadline.saturating_duration_since(Instant::now()))
             });
             let (mut is_commit_due, mut is_overdue) = (false, false);
             select! {
                 recv(self.progress) -> progress => match progress {
-                    Ok(progress) => self.advance(progress)?,
+                    Ok(progress) => {
+                        instruments.activity.enter(Activity::Working);
+                        self.advance(progress)?;
+                    }
                     Err(_) => return self.commit_last(),
                 },
                 recv(self.revocations) -> revocation => match revocation {
@@ -105,6 +117,8 @@ impl<O: OffsetCommitter> Committer<O> {
                 recv(commit_due) -> _ => is_commit_due = true,
                 recv(revocation_due) -> _ => is_overdue = true,
             }
+            instruments.activity.enter(Activity::Working);
+            instruments.progress.look(self.progress.len(), self.progress.capacity());
             // What has come meanwhile counts first, as does what the poller issued before a revocation; no more
             // than that, so that a second does not pass without a commit.
             for _ in 0..self.progress.len() {
@@ -120,6 +134,7 @@ impl<O: OffsetCommitter> Committer<O> {
                 self.finish_revocation();
             }
             self.publish();
+            instruments.activity.enter(Activity::Starved);
             thread::sleep(PAUSE);
         }
     }
@@ -139,7 +154,7 @@ impl<O: OffsetCommitter> Committer<O> {
                 }
             }
             Progress::Revoked(partitions) => self.forget(&partitions),
-            Progress::Durable(outcomes) => outcomes.iter().for_each(|outcome| self.complete(outcome)),
+            Progress::Durable { outcomes, letters } => self.complete_all(&outcomes, &letters),
             Progress::Heard(heard) => {
                 for offsets in
                     heard.into_iter().filter(|heard| self.watermarks.watermark(heard.partition).is_some())
@@ -151,15 +166,19 @@ impl<O: OffsetCommitter> Committer<O> {
         Ok(())
     }
 
-    fn complete(&mut self, outcome: &SpanOutcome) {
-        if outcome.span.is_empty() {
-            return; // Of history only.
-        }
-        if self.watermarks.complete(outcome) {
-            self.tally.complete(outcome);
-        } else {
-            log::debug!("span {} completed after its partition was taken away", outcome.span);
-            self.tally.late_spans += 1;
+    fn complete_all(&mut self, outcomes: &[SpanOutcome], letters: &[LetterCount]) {
+        for (idx, outcome) in outcomes.iter().enumerate() {
+            if outcome.span.is_empty() {
+                continue; // Of history only.
+            }
+            if self.watermarks.complete(outcome) {
+                self.tally.complete(outcome);
+                let its = letters.iter().filter(|letters| letters.outcome_idx as usize == idx);
+                its.for_each(|letters| self.tally.count_letters(letters));
+            } else {
+                log::debug!("span {} completed after its partition was taken away", outcome.span);
+                self.tally.late_spans += 1;
+            }
         }
     }
 
@@ -191,7 +210,6 @@ impl<O: OffsetCommitter> Committer<O> {
     /// not told to us (librdkafka reports it only to a callback that rdkafka cannot set), so it is
     /// repeated until the statistics show it.
     fn commit_async(&self) {
-        self.board.publish_watermarks(self.watermarks.iter().collect());
         let watermarks = self.unconfirmed();
         if let Err(error) = self.commit(&watermarks, CommitMode::Async) {
             log::warn!("sending a commit of {watermarks:?}: {error}; trying again in {COMMIT_INTERVAL:?}");
@@ -206,8 +224,9 @@ impl<O: OffsetCommitter> Committer<O> {
 
     /// Repeated for a while, since the group takes no commits in the middle of a rebalance.
     fn commit_last(&mut self) -> Result<(), CommitError> {
+        self.instruments.activity.enter(Activity::Working);
         crash_point::reach(CrashPoint::InDrain);
-        self.board.publish_watermarks(self.watermarks.iter().collect());
+        self.publish();
         let offsets = self.unconfirmed();
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         loop {
@@ -246,16 +265,20 @@ impl<O: OffsetCommitter> Committer<O> {
     }
 
     fn publish(&mut self) {
-        self.tally.lag = self
-            .watermarks
-            .iter()
-            .map(|(partition, watermark)| {
-                let heard = self.heard.get(&partition).and_then(|heard| heard.high_water_mark);
-                let high_water_mark = heard.unwrap_or(watermark);
-                u64::try_from(high_water_mark - watermark).unwrap_or(0)
-            })
-            .sum();
-        self.board.publish(self.tally);
+        let statuses = self.watermarks.iter().map(|(partition, watermark)| {
+            let heard = self.heard.get(&partition);
+            let high_water_mark = heard.and_then(|heard| heard.high_water_mark);
+            PartitionStatus {
+                partition,
+                watermark,
+                committed: heard.and_then(|heard| heard.committed),
+                high_water_mark,
+                low_water_mark: heard.and_then(|heard| heard.low_water_mark),
+                lag: u64::try_from(high_water_mark.unwrap_or(watermark) - watermark).unwrap_or(0),
+            }
+        });
+        self.tally.lag = statuses.clone().map(|status| status.lag).sum();
+        self.board.publish(self.tally, statuses);
     }
 }
 
@@ -295,7 +318,7 @@ mod tests {
             let (commit_sender, commits) = bounded(100);
             let board = TallyBoard::default();
             let recorder = Recorder(commit_sender);
-            let committer = Committer::new(inbox, revocation_inbox, recorder, board.clone());
+            let committer = Committer::new(inbox, revocation_inbox, recorder, board.clone(), Arc::default());
             let thread = thread::Builder::new().spawn(|| committer.run()).unwrap();
             Self { progress, revocations, commits, board, thread }
         }
@@ -310,7 +333,7 @@ mod tests {
 
         fn complete(&self, span: OffsetSpan) {
             let outcome = SpanOutcome { messages: 1, written: 1, ..SpanOutcome::new(span) };
-            self.progress.send(Progress::Durable(vec![outcome])).unwrap();
+            self.progress.send(Progress::Durable { outcomes: vec![outcome], letters: Vec::new() }).unwrap();
         }
 
         fn revoke(&self, partition: Partition, deadline: Instant) -> Receiver<()> {
@@ -396,7 +419,12 @@ mod tests {
         harness.complete(span(0, 0, 4));
         assert_eq!(harness.commits.recv_timeout(LONG).unwrap(), [(0, 4)]);
         assert_eq!(harness.commits.recv_timeout(LONG).unwrap(), [(0, 4)]);
-        let confirmed = BrokerOffsets { partition: 0, high_water_mark: Some(9), committed: Some(4) };
+        let confirmed = BrokerOffsets {
+            partition: 0,
+            high_water_mark: Some(9),
+            low_water_mark: Some(0),
+            committed: Some(4),
+        };
         harness.progress.send(Progress::Heard(vec![confirmed])).unwrap();
         // One may have been under way.
         drop(harness.commits.recv_timeout(Duration::from_millis(100)));

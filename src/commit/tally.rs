@@ -3,11 +3,14 @@
 //! snapshot by whoever reports.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::messages::SpanOutcome;
+use crate::messages::{LetterCount, SpanOutcome};
 use crate::offsets::{Offset, Partition};
+use crate::status::PartitionStatus;
+use crate::usage_event::RejectReason;
 
 /// Messages since the process started, by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +25,8 @@ pub struct Tally {
     pub database_duplicates: u64,
     /// Stored as dead letters.
     pub dead_letters: u64,
+    /// The same by reason, in the order of [`RejectReason::ALL`].
+    pub by_reason: [u64; RejectReason::ALL.len()],
     /// Not durable when their partition was taken away; the next owner reads them again.
     pub returned: u64,
     /// Spans that completed after their partition had been taken away: not counted above.
@@ -57,33 +62,81 @@ impl Tally {
         self.database_duplicates += outcome.database_duplicates;
         self.dead_letters += outcome.dead_letters;
     }
+
+    /// Counts dead letters of a durable span, which are among its outcome's.
+    pub fn count_letters(&mut self, letters: &LetterCount) {
+        self.by_reason[letters.reason as usize] += letters.count;
+    }
+
+    /// What has come since an earlier one; the lag is what it is now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            messages: self.messages - earlier.messages,
+            written: self.written - earlier.written,
+            duplicates: self.duplicates - earlier.duplicates,
+            database_duplicates: self.database_duplicates - earlier.database_duplicates,
+            dead_letters: self.dead_letters - earlier.dead_letters,
+            by_reason: std::array::from_fn(|reason| self.by_reason[reason] - earlier.by_reason[reason]),
+            returned: self.returned - earlier.returned,
+            late_spans: self.late_spans - earlier.late_spans,
+            lag: self.lag,
+        }
+    }
 }
 
 /// The committer's latest books, for readers on other threads.
 #[derive(Debug, Clone, Default)]
-pub struct TallyBoard {
-    tally: Arc<Mutex<Tally>>,
-    watermarks: Arc<Mutex<Vec<(Partition, Offset)>>>,
+pub struct TallyBoard(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    tally: Tally,
+    /// The assigned ones, by number.
+    partitions: Vec<PartitionStatus>,
+    /// When a watermark moved last, while anything is in flight.
+    standing_since: Option<Instant>,
 }
 
 impl TallyBoard {
-    /// Replaces the snapshot.
-    pub fn publish(&self, tally: Tally) {
-        *self.tally.lock() = tally;
+    /// Replaces the snapshot: books and partitions of the same moment.
+    pub fn publish(&self, tally: Tally, partitions: impl Iterator<Item = PartitionStatus>) {
+        let position = |books: &Books| books.partitions.iter().map(|status| status.watermark).sum::<Offset>();
+        let mut books = self.0.lock();
+        let before = (position(&books), books.partitions.len());
+        books.tally = tally;
+        books.partitions.clear();
+        books.partitions.extend(partitions);
+        books.partitions.sort_unstable_by_key(|status| status.partition);
+        if tally.in_flight() == 0 {
+            books.standing_since = None;
+        } else if books.standing_since.is_none() || before != (position(&books), books.partitions.len()) {
+            books.standing_since = Some(Instant::now());
+        }
     }
 
     /// The latest snapshot.
     pub fn snapshot(&self) -> Tally {
-        *self.tally.lock()
+        self.0.lock().tally
     }
 
-    /// Replaces the watermarks.
-    pub fn publish_watermarks(&self, watermarks: Vec<(Partition, Offset)>) {
-        *self.watermarks.lock() = watermarks;
+    /// The assigned partitions, by number.
+    pub fn partitions(&self) -> Vec<PartitionStatus> {
+        self.0.lock().partitions.clone()
     }
 
-    /// The watermarks of the assigned partitions, as of about a second ago.
+    /// How many partitions are assigned.
+    pub fn partition_count(&self) -> usize {
+        self.0.lock().partitions.len()
+    }
+
+    /// The watermarks of the assigned partitions.
     pub fn watermarks(&self) -> Vec<(Partition, Offset)> {
-        self.watermarks.lock().clone()
+        self.0.lock().partitions.iter().map(|status| (status.partition, status.watermark)).collect()
+    }
+
+    /// How long ago any watermark moved, while messages are in flight.
+    pub fn stuck_for(&self) -> Option<Duration> {
+        self.0.lock().standing_since.map(|since| since.elapsed())
     }
 }

@@ -101,7 +101,7 @@ impl Watermarks {
     }
 
     /// All watermarks.
-    pub fn iter(&self) -> impl Iterator<Item = (Partition, Offset)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (Partition, Offset)> + Clone + '_ {
         self.partitions.iter().map(|(partition, assigned)| (*partition, assigned.watermark))
     }
 

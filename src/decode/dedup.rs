@@ -20,7 +20,7 @@ mod index;
 mod ring;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use index::Index;
@@ -50,12 +50,21 @@ pub struct DedupBudget {
     record_count: Arc<AtomicUsize>,
     evictions: Arc<AtomicUsize>,
     record_count_max: usize,
+    /// Bytes allocated, and how far the oldest record lies back in milliseconds, when the decoder looked last.
+    bytes: Arc<AtomicUsize>,
+    oldest_ms: Arc<AtomicU64>,
 }
 
 impl DedupBudget {
     /// Room for this many records: the copies of all identities until they expire.
     pub fn new(record_count_max: usize) -> Self {
-        Self { record_count: Arc::default(), evictions: Arc::default(), record_count_max }
+        Self {
+            record_count: Arc::default(),
+            evictions: Arc::default(),
+            record_count_max,
+            bytes: Arc::default(),
+            oldest_ms: Arc::default(),
+        }
     }
 
     /// Records held now.
@@ -66,6 +75,27 @@ impl DedupBudget {
     /// Identities that had to go before their time, because the budget was spent.
     pub fn evictions(&self) -> usize {
         self.evictions.load(Ordering::Relaxed)
+    }
+
+    /// Bytes allocated for the windows, as of about a second ago.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How far before its window's clock the oldest record lies, as of about a second ago.
+    pub fn oldest(&self) -> Duration {
+        Duration::from_millis(self.oldest_ms.load(Ordering::Relaxed))
+    }
+
+    /// What the windows take and remember now, for whoever reports. Not for every message: it looks at all tables.
+    pub fn look<'a>(&self, windows: impl Iterator<Item = &'a Window>) {
+        let (mut bytes, mut oldest_ms) = (0, 0);
+        for window in windows {
+            bytes += window.allocation_size();
+            oldest_ms = oldest_ms.max(window.oldest_ms());
+        }
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.oldest_ms.store(oldest_ms, Ordering::Relaxed);
     }
 
     /// Whether something must go before something comes.
@@ -174,6 +204,17 @@ impl Window {
     /// Identities held, those among them that have left the window and not yet the memory.
     pub fn len(&self) -> usize {
         self.index.len()
+    }
+
+    /// Bytes allocated.
+    pub fn allocation_size(&self) -> usize {
+        self.ring.allocation_size() + self.index.allocation_size()
+    }
+
+    /// Milliseconds by which the oldest record lies before the clock.
+    fn oldest_ms(&self) -> u64 {
+        let clock = low_32_bits(self.clock_ms.unwrap_or(0));
+        self.ring.oldest().map_or(0, |(_, record)| u64::from(clock.wrapping_sub(record.seen_at)))
     }
 
     /// Whether none is held.

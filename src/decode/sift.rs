@@ -67,6 +67,11 @@ impl Sieve {
         Self { breaker, ..self }
     }
 
+    /// Notes down in the budget what the windows take and remember.
+    pub fn look(&self) {
+        self.budget.look(self.windows.iter().map(|assigned| &assigned.window));
+    }
+
     /// Adds what became of `polled`'s messages, and the batch itself, to `batch`. `now_ms` is the
     /// wall clock, which only caps timestamps from the future.
     ///

@@ -32,7 +32,12 @@ impl BatchLimits {
         batch.polled.is_empty()
             || (batch.rows.len() + batch.dead_letters.len() + polled.messages.len() <= self.row_count_max
                 && batch.payload_bytes + polled.byte_count() <= PAYLOAD_BYTES_MAX
-                && age(batch, now) < self.age_max)
+                && !self.is_old(batch, now))
+    }
+
+    /// Whether the batch has collected for as long as it may.
+    pub fn is_old(&self, batch: &WriteBatch, now: Instant) -> bool {
+        age(batch, now) >= self.age_max
     }
 
     /// Whether the batch can be offered to the writers.

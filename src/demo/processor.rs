@@ -108,6 +108,8 @@ impl Processor {
             .env("KAFKA_TOPIC", &route.topic)
             .env("KAFKA_GROUP_ID", &route.topic)
             .env("KAFKA_AUTO_OFFSET_RESET", "earliest")
+            // Several run at the same time.
+            .env("METRICS_ADDR", "none")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         for variable in RESET_VARIABLES {

@@ -15,15 +15,16 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+pub use super::error::PollError;
 use super::intake::{Incoming, Intake};
 use super::rebalance::{GroupContext, Notice};
-use super::start_position::{EventsLost, StartPosition};
+use super::start_position::StartPosition;
 use super::statistics::PartitionStatistics;
 use crate::crash_point::{self, CrashPoint};
 use crate::messages::{BrokerOffsets, PolledBatch, Progress};
+use crate::observe::activity::Activity;
 use crate::offsets::{Generation, Offset, Partition};
 use crate::shutdown::Shutdown;
-use crate::stage::BoxedError;
 
 /// How long `poll` may sleep when there is nothing to do: how soon shutdown is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -35,99 +36,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long an instance without any partition waits for some before it counts as finished.
 const EMPTY_ASSIGNMENT_WAIT: Duration = Duration::from_secs(10);
-
-/// Why the poller stopped the process.
-#[derive(Debug, thiserror::Error)]
-pub enum PollError {
-    /// The subscription was refused.
-    #[error("subscribing to {topic}")]
-    Subscribe {
-        /// The topic.
-        topic: String,
-        /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// Kafka did not say where the partitions stand.
-    #[error("asking Kafka for the start positions of partitions {partitions:?}")]
-    Resolve {
-        /// The partitions.
-        partitions: Vec<Partition>,
-        /// What the broker said.
-        source: KafkaError,
-    },
-    /// The database did not say how far the partitions are durable.
-    #[error("asking the ledger for the start positions of partitions {partitions:?}")]
-    AskLedger {
-        /// The partitions.
-        partitions: Vec<Partition>,
-        /// What went wrong.
-        source: BoxedError,
-    },
-    /// Events are gone that were never read.
-    #[error("events were lost before they were read")]
-    EventsLost(#[from] EventsLost),
-    /// librdkafka refused an assignment.
-    #[error("starting to fetch partitions {partitions:?}")]
-    Assign {
-        /// The partitions.
-        partitions: Vec<Partition>,
-        /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// librdkafka refused to give partitions back.
-    #[error("giving back partitions {partitions:?}")]
-    Unassign {
-        /// The partitions.
-        partitions: Vec<Partition>,
-        /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// Partitions could not be paused or resumed.
-    #[error("pausing or resuming the assigned partitions")]
-    Pause(#[source] KafkaError),
-    /// The next offset was deleted while we were reading.
-    #[error(
-        "the next offset to read was deleted by Kafka's retention or the log was truncated; start again to see \
-         which partition and how many events"
-    )]
-    OffsetGone(#[source] KafkaError),
-    /// The client skips a batch that it cannot read, or asks for it for ever: we do neither.
-    #[error(
-        "the next batch of a partition of {topic} is damaged, or cannot be unpacked; nothing was passed over. If it is \
-         only too large: KAFKA_OPTIONS=receive.message.max.bytes=1000000000. If it is lost: delete the records up to \
-         its end and start with --accept-loss"
-    )]
-    Unreadable {
-        /// The topic.
-        topic: String,
-        /// What the client said.
-        source: KafkaError,
-    },
-    /// Kafka does not let us in.
-    #[error(
-        "consuming {topic}: Kafka refuses us; check the credentials in KAFKA_OPTIONS and the topic's and group's ACLs"
-    )]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// What Kafka said.
-        source: KafkaError,
-    },
-    /// There is nothing whose end could be reached.
-    #[error("topic {topic} does not exist")]
-    NoTopic {
-        /// The topic.
-        topic: String,
-    },
-    /// librdkafka cannot go on.
-    #[error("consuming {topic}")]
-    Consume {
-        /// The topic.
-        topic: String,
-        /// What Kafka said.
-        source: KafkaError,
-    },
-}
 
 /// The poller thread's ends and memory.
 pub struct Poller {
@@ -217,13 +125,18 @@ impl Poller {
     fn fill(&mut self) -> Result<Option<usize>, PollError> {
         // A clone, so that messages do not borrow from self.
         let consumer = Arc::clone(&self.consumer);
+        let activity = &consumer.context().instruments().activity;
         let mut wait = POLL_WAIT;
+        activity.enter(if self.is_paused { Activity::Blocked } else { Activity::Starved });
         loop {
             let callbacks_before = consumer.context().callbacks_served();
             let polled = consumer.poll(wait);
             let callbacks = consumer.context().callbacks_served() != callbacks_before;
             if callbacks {
                 self.heed_notices()?;
+            }
+            if !wait.is_zero() && polled.is_some() {
+                activity.enter(Activity::Working);
             }
             wait = Duration::ZERO;
             match polled {
@@ -286,6 +199,7 @@ impl Poller {
         let heard = positions.iter().map(|position| BrokerOffsets {
             partition: position.partition,
             high_water_mark: Some(position.high),
+            low_water_mark: None,
             committed: None,
         });
         self.tell_committer(Progress::Heard(heard.collect()));
@@ -299,6 +213,7 @@ impl Poller {
         let heard = partitions.iter().map(|p| BrokerOffsets {
             partition: p.partition,
             high_water_mark: known(p.hi_offset),
+            low_water_mark: known(p.lo_offset),
             committed: known(p.committed_offset),
         });
         self.tell_committer(Progress::Heard(heard.collect()));
@@ -365,6 +280,9 @@ impl Poller {
 
     /// Announces the decoder's batch and hands it on, once there is room.
     fn hand_on(&mut self, decoder_idx: usize) -> Result<Flow, PollError> {
+        let decoder = &self.decoders[decoder_idx];
+        let instruments = self.consumer.context().instruments();
+        instruments.decoder_queues[decoder_idx].look(decoder.len(), decoder.capacity());
         if !self.intake.has_batch(decoder_idx) {
             return Ok(Flow::Continue);
         }
@@ -386,12 +304,20 @@ impl Poller {
     /// Waits a moment for room; beyond it, pauses the partitions and goes on polling for callbacks
     /// until there is some.
     fn wait_for_room(&mut self, decoder_idx: usize) -> Result<Flow, PollError> {
+        let consumer = Arc::clone(&self.consumer);
+        let instruments = consumer.context().instruments();
+        if self.has_room(decoder_idx, Duration::ZERO) {
+            return Ok(Flow::Continue);
+        }
+        instruments.activity.enter(Activity::Blocked);
         if self.has_room(decoder_idx, HOLD_MAX) {
+            instruments.activity.enter(Activity::Working);
             return Ok(Flow::Continue);
         }
         log::info!("the pipeline is full: pausing {} partitions", self.intake.partition_count());
         let paused_at = Instant::now();
         self.is_paused = true;
+        instruments.paused(self.intake.partition_count());
         self.pause()?;
         while !self.has_room(decoder_idx, Duration::ZERO) {
             if self.shutdown.is_requested() {
@@ -401,6 +327,8 @@ impl Poller {
             self.fill()?;
         }
         self.is_paused = false;
+        instruments.resumed();
+        instruments.activity.enter(Activity::Working);
         self.resume()?;
         log::info!("the pipeline has room again after {:?}: resuming", paused_at.elapsed());
         Ok(Flow::Continue)

@@ -6,6 +6,7 @@
 //! the partitions are given back. Kept partitions go on undisturbed (cooperative-sticky).
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::messages::Revocation;
+use crate::observe::activity::Activity;
+use crate::observe::instruments::PollInstruments;
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
 use crate::shutdown::Shutdown;
 use crate::stage::BoxedError;
@@ -68,6 +71,8 @@ pub struct GroupOptions {
     pub revocations: Sender<Revocation>,
     /// Ends waiting early.
     pub shutdown: Shutdown,
+    /// The poller's.
+    pub instruments: Arc<PollInstruments>,
 }
 
 /// The consumer's context.
@@ -101,6 +106,11 @@ impl GroupContext {
     /// if messages are waiting.
     pub fn callbacks_served(&self) -> u64 {
         self.callbacks_served.load(Ordering::Relaxed)
+    }
+
+    /// Where the poller and its callbacks write what they do.
+    pub fn instruments(&self) -> &PollInstruments {
+        &self.options.instruments
     }
 
     /// Whether an error is about a connection that brought no broker's answer. librdkafka gives `poll`
@@ -284,6 +294,7 @@ impl GroupContext {
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[Partition]) {
         if consumer.assignment_lost() {
+            self.instruments().set_joined(false); // Until it joins again.
             log::warn!("lost {partitions:?}: the group gave them to others; nothing is committed for them");
         } else {
             self.drain(partitions);
@@ -363,7 +374,10 @@ impl ClientContext for GroupContext {
     fn stats_raw(&self, json: &[u8]) {
         self.count_callback();
         match statistics::read(json, &self.options.topic) {
-            Ok(partitions) => self.notify(Notice::Statistics(partitions)),
+            Ok((partitions, figures)) => {
+                self.instruments().set_kafka(figures);
+                self.notify(Notice::Statistics(partitions));
+            }
             Err(error) => log::warn!("reading librdkafka's statistics: {error}"),
         }
     }
@@ -372,6 +386,8 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         self.count_callback();
+        self.instruments().activity.enter(Activity::Working);
+        self.instruments().rebalanced();
         let partitions: Vec<_> = list.elements().iter().map(|element| element.partition()).collect();
         if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             if let Err(error) = self.assign(consumer, &partitions) {
@@ -380,6 +396,8 @@ impl ConsumerContext for GroupContext {
                     return; // Nothing was begun, so nothing has failed.
                 }
                 self.notify(Notice::Failed(error));
+            } else {
+                self.instruments().set_joined(true);
             }
             return;
         }

@@ -11,6 +11,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounter;
+
 use super::dead_letter_topic::DeadLetterTopic;
 use super::dead_letters;
 use super::error::WriteError;
@@ -27,6 +29,8 @@ use crate::copy_tuple::CopyStream;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::messages::WriteBatch;
+use crate::observe::activity::StageActivity;
+use crate::observe::instruments::WriteInstruments;
 
 /// Whose messages a writer writes, and how long its server may take.
 #[derive(Debug, Clone)]
@@ -54,6 +58,10 @@ pub struct Database {
     copy_count: u64,
     /// Where dead letters go besides the database.
     dead_letter_topic: Option<DeadLetterTopic>,
+    activity: StageActivity,
+    /// Sessions opened after the first.
+    reconnects: Option<IntCounter>,
+    had_session: bool,
 }
 
 /// How long an attempt to connect may take.
@@ -83,7 +91,17 @@ impl Database {
             refusals: RefusalWindow::default(),
             copy_count: 0,
             dead_letter_topic: None,
+            activity: StageActivity::default(),
+            reconnects: None,
+            had_session: false,
         }
+    }
+
+    /// Counts sessions opened anew there, and gives signs of moving on.
+    pub fn with_instruments(self, instruments: &WriteInstruments) -> Self {
+        let activity = instruments.activity.clone();
+        let watch = self.watch.with_activity(activity.clone());
+        Self { watch, activity, reconnects: Some(instruments.counters.reconnects.clone()), ..self }
     }
 
     /// Dead letters go to this topic too, before they are durable here.
@@ -105,7 +123,13 @@ impl Database {
     fn take_session(&mut self) -> Result<Session, WriteError> {
         match self.session.take().filter(|session| !session.client.is_closed()) {
             Some(session) => Ok(session),
-            None => Session::open(&self.options.config, self.options.timeouts, &self.watch),
+            None => {
+                let session = Session::open(&self.options.config, self.options.timeouts, &self.watch)?;
+                if std::mem::replace(&mut self.had_session, true) {
+                    self.reconnects.as_ref().inspect(|reconnects| reconnects.inc());
+                }
+                Ok(session)
+            }
         }
     }
 
@@ -190,7 +214,7 @@ impl Database {
         }
         if let Some(topic) = self.dead_letter_topic.as_mut().filter(|_| letter_count > 0) {
             watch.rest(); // For Kafka, not for the database, which ends the transaction if it takes long.
-            topic.publish(batch, &settlement.refused);
+            topic.publish(batch, &settlement.refused, &self.activity);
         }
         crash_point::reach(CrashPoint::AfterCopy);
         watch.renew();
@@ -198,7 +222,8 @@ impl Database {
         client.batch_execute("COMMIT").map_err(|source| WriteError::Commit { row_count, source })?;
         let commit_time = committing_since.elapsed();
         self.refusals.record(row_count, settlement.refused_by_database());
-        Ok(Written { outcomes: settlement.outcomes, commit_time })
+        let Settlement { outcomes, letter_counts, last_letters, .. } = settlement;
+        Ok(Written { outcomes, letters: letter_counts, last_letters, commit_time })
     }
 
     /// Each day by itself: of a producer whose clock says 1970, the days in between are nobody's. None
@@ -241,7 +266,7 @@ impl RowSink for Database {
     fn write(&mut self, batch: &WriteBatch) -> Result<Written, WriteError> {
         let has_spans = batch.outcomes.iter().any(|outcome| !outcome.span.is_empty());
         if !has_spans && batch.rows.is_empty() && batch.dead_letters.is_empty() {
-            return Ok(Written { outcomes: batch.outcomes.clone(), commit_time: Duration::ZERO });
+            return Ok(Written { outcomes: batch.outcomes.clone(), ..Written::default() });
         }
         let mut outcome = self.attempt(batch);
         if let Err(error) = &outcome
@@ -268,5 +293,13 @@ impl RowSink for Database {
 
     fn remedy(error: &WriteError) -> Remedy {
         error.remedy()
+    }
+
+    fn sqlstate(error: &WriteError) -> Option<&str> {
+        error.server().map(|server| server.code().code())
+    }
+
+    fn is_unreachable(error: &WriteError) -> bool {
+        error.is_unreachable()
     }
 }

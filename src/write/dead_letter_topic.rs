@@ -20,6 +20,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::writer::pauses;
 use crate::kafka_options::KafkaOptions;
 use crate::messages::{DeadLetter, WriteBatch};
+use crate::observe::activity::{Activity, StageActivity};
 
 /// Where dead letters go besides the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl DeadLetterTopic {
 
     /// Produces the batch's dead letters, and the rows that the database `refused`; returns when all
     /// are acknowledged, however long that takes.
-    pub fn publish(&mut self, batch: &WriteBatch, refused: &[DeadLetter]) {
+    pub fn publish(&mut self, batch: &WriteBatch, refused: &[DeadLetter], activity: &StageActivity) {
         let letters: Vec<_> = batch.dead_letters.iter().chain(refused).collect();
         let mut unsent: Vec<usize> = (0..letters.len()).collect();
         let mut has_payload = vec![true; letters.len()];
@@ -121,7 +122,8 @@ impl DeadLetterTopic {
                 }
                 goes_on
             });
-            let Some((_, error)) = failures.first() else { return };
+            let Some((_, error)) = failures.first() else { break };
+            activity.enter(Activity::Retrying);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             log::error!(
                 "{} of {} dead letters could not be produced to {}: {error}; trying again in {pause:?}",
@@ -134,6 +136,7 @@ impl DeadLetterTopic {
             unsent.sort_unstable();
             self.renew();
         }
+        activity.enter(Activity::Working);
     }
 
     /// Sends these letters and waits for every answer; gives those that failed.

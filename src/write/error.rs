@@ -128,6 +128,14 @@ impl WriteError {
         self.server().is_some_and(|server| *server.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether there is no server to be had.
+    pub(super) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Send { .. } => true,
+            _ => self.cause().is_some_and(sqlstate::is_unreachable),
+        }
+    }
+
     /// What the error asks for.
     pub(super) fn remedy(&self) -> Remedy {
         let Some(cause) = self.cause() else { return Remedy::Retry };

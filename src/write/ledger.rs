@@ -85,8 +85,8 @@ mod tests {
                 outcome(span(3, 15, 15), 0),
                 outcome(span(9, 0, 2), 1),
             ],
-            refused: Vec::new(),
             written_by_day: vec![(20_000, 5)],
+            ..Settlement::default()
         };
         assert_eq!(
             entry("a'group", "topic", &settlement),

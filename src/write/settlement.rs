@@ -6,8 +6,10 @@
 
 use std::collections::HashSet;
 
-use crate::messages::{DeadLetter, SpanOutcome, WriteBatch};
+use crate::clock;
+use crate::messages::{DeadLetter, LetterCount, SpanOutcome, WriteBatch};
 use crate::offsets::{Offset, Partition};
+use crate::status::LastDeadLetter;
 use crate::usage_event::{RejectReason, Rejection};
 
 /// What became of one row.
@@ -26,15 +28,22 @@ pub enum Fate {
 }
 
 /// What a batch's transaction did, or will have done when it commits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Settlement {
     /// Each span's outcome, in the batch's order.
     pub outcomes: Vec<SpanOutcome>,
     /// Rows that became dead letters.
     pub refused: Vec<DeadLetter>,
+    /// Dead letters that were stored, by span and reason.
+    pub letter_counts: Vec<LetterCount>,
+    /// The last few of them, oldest first.
+    pub last_letters: Vec<LastDeadLetter>,
     /// Rows inserted by UTC day of their event: days since 1970, ascending, and their rows.
     pub written_by_day: Vec<(i32, i64)>,
 }
+
+/// More are not shown.
+const LAST_LETTERS_MAX: usize = 10;
 
 /// Events are counted by UTC day, and the portable profile keeps each in a partition.
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -47,8 +56,7 @@ pub fn day_of(time_micros: i64) -> i32 {
 impl Settlement {
     /// Settles `batch`, of which the decoder has counted every row as written. `fates` are by row.
     pub fn new(batch: &WriteBatch, fates: &[Fate]) -> Self {
-        let mut settlement =
-            Self { outcomes: batch.outcomes.clone(), refused: Vec::new(), written_by_day: Vec::new() };
+        let mut settlement = Self { outcomes: batch.outcomes.clone(), ..Self::default() };
         for (row, fate) in batch.rows.iter().zip(fates) {
             let outcome = &mut settlement.outcomes[row.outcome_idx as usize];
             let rejection = match fate {
@@ -99,7 +107,7 @@ impl Settlement {
         self.refused.iter().filter(refused).count()
     }
 
-    /// Counts every dead letter that is not among the `inserted` ones as redelivered.
+    /// Counts every dead letter that is not among the `inserted` ones as redelivered, and those that are by reason.
     pub fn discount_stored(&mut self, batch: &WriteBatch, mut inserted: HashSet<(Partition, Offset)>) {
         let mut first_outcome_idx = Vec::with_capacity(batch.polled.len());
         let mut outcome_count = 0;
@@ -107,16 +115,42 @@ impl Settlement {
             first_outcome_idx.push(outcome_count);
             outcome_count += polled.spans.len();
         }
+        let mut stored = Vec::with_capacity(inserted.len());
         for letter in batch.dead_letters.iter().chain(&self.refused) {
             let (polled, message) = batch.message(letter.source);
             let span_idx = message.span_idx as usize;
+            let outcome_idx = first_outcome_idx[letter.source.batch_idx as usize] + span_idx;
+            let place = (polled.spans[span_idx].partition, message.offset);
             // Removed, since a message may be in the batch twice: stored once, it counts once.
-            if !inserted.remove(&(polled.spans[span_idx].partition, message.offset)) {
-                let outcome_idx = first_outcome_idx[letter.source.batch_idx as usize] + span_idx;
+            if inserted.remove(&place) {
+                count_letter(&mut self.letter_counts, outcome_idx, letter.rejection.reason);
+                stored.push((letter, place));
+            } else {
                 let outcome = &mut self.outcomes[outcome_idx];
                 outcome.dead_letters -= 1;
                 outcome.database_duplicates += 1;
             }
         }
+        let at_ms = clock::now_ms();
+        let last = stored.iter().skip(stored.len().saturating_sub(LAST_LETTERS_MAX));
+        self.last_letters = last
+            .map(|(letter, (partition, offset))| LastDeadLetter {
+                at_ms,
+                partition: *partition,
+                offset: *offset,
+                reason: letter.rejection.reason.as_str().to_owned(),
+                detail: letter.rejection.detail.to_string(),
+            })
+            .collect();
+    }
+}
+
+/// A batch has few reasons, and its letters come in runs of one span.
+fn count_letter(counts: &mut Vec<LetterCount>, outcome_idx: usize, reason: RejectReason) {
+    let outcome_idx = u32::try_from(outcome_idx).unwrap_or(u32::MAX);
+    let is_its = |count: &&mut LetterCount| (count.outcome_idx, count.reason) == (outcome_idx, reason);
+    match counts.iter_mut().rev().find(is_its) {
+        Some(count) => count.count += 1,
+        None => counts.push(LetterCount { outcome_idx, reason, count: 1 }),
     }
 }

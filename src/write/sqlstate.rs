@@ -84,6 +84,16 @@ pub fn is_misconfigured(error: &postgres::Error) -> bool {
     error.code().is_some_and(|code| ["28", "3D"].iter().any(|class| code.code().starts_with(class)))
 }
 
+/// Whether there is no server to be had, as opposed to one that refuses what it is asked: no answer, a connection that
+/// failed, one that is starting or stopping, or one that takes no more clients.
+pub fn is_unreachable(error: &postgres::Error) -> bool {
+    error.as_db_error().is_none_or(|server| ends_session(server.code().code()))
+}
+
+fn ends_session(code: &str) -> bool {
+    code.starts_with("08") || code.starts_with("57P") || code == SqlState::TOO_MANY_CONNECTIONS.code()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +118,16 @@ mod tests {
             [SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE, SqlState::READ_ONLY_SQL_TRANSACTION]
         {
             assert!(!is_transient(&code) && !is_data(&code), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_refuses_a_statement_can_be_reached() {
+        for code in [SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS] {
+            assert!(ends_session(code.code()), "{code:?}");
+        }
+        for code in [SqlState::QUERY_CANCELED, SqlState::DISK_FULL, SqlState::LOCK_NOT_AVAILABLE] {
+            assert!(!ends_session(code.code()), "{code:?}");
         }
     }
 

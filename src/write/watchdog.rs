@@ -16,6 +16,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use postgres::{CancelToken, NoTls};
 
+use crate::observe::activity::StageActivity;
+
 /// Why the watchdog stopped the process.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -43,6 +45,8 @@ struct Conversation {
 #[derive(Clone)]
 pub struct Watch {
     conversation: Arc<Mutex<Conversation>>,
+    /// Where the writer's signs of moving on go.
+    activity: StageActivity,
     /// Never sent through: the watchdog ends when all of them are gone.
     _is_alive: Option<Sender<Infallible>>,
 }
@@ -54,8 +58,14 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watch {
+    /// The same, that gives signs of moving on there.
+    pub(super) fn with_activity(self, activity: StageActivity) -> Self {
+        Self { activity, ..self }
+    }
+
     /// The next call to the server begins: whatever was called before has been answered.
     pub(super) fn renew(&self) {
+        self.activity.sign();
         let mut conversation = self.conversation.lock();
         conversation.waiting_since = Some(Instant::now());
         conversation.is_cancelled = false;
@@ -111,7 +121,7 @@ impl Watchdog {
     pub fn watch(&mut self, writer: &str) -> Watch {
         let conversation = Arc::default();
         self.conversations.push((writer.to_owned(), Arc::clone(&conversation)));
-        Watch { conversation, _is_alive: self.is_alive.clone() }
+        Watch { conversation, activity: StageActivity::default(), _is_alive: self.is_alive.clone() }
     }
 
     /// Watches until every writer has ended.

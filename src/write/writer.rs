@@ -15,7 +15,10 @@ use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
 use crate::latency::{Latencies, Stage};
-use crate::messages::{Progress, SpanOutcome, WriteBatch};
+use crate::messages::{LetterCount, Progress, SpanOutcome, WriteBatch};
+use crate::observe::activity::Activity;
+use crate::observe::instruments::WriteInstruments;
+use crate::status::LastDeadLetter;
 
 /// Where rows go: the database, or a test's double.
 pub trait RowSink {
@@ -27,13 +30,23 @@ pub trait RowSink {
 
     /// What the error asks for.
     fn remedy(error: &Self::Error) -> Remedy;
+
+    /// The SQLSTATE of the server's answer, if there was one.
+    fn sqlstate(error: &Self::Error) -> Option<&str>;
+
+    /// Whether there is no server to be had: the next batch would fail as well.
+    fn is_unreachable(error: &Self::Error) -> bool;
 }
 
 /// A batch that is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     /// What became of each span, in the order of [`WriteBatch::outcomes`].
     pub outcomes: Vec<SpanOutcome>,
+    /// Of their dead letters, how many had which reason.
+    pub letters: Vec<LetterCount>,
+    /// The last few of them.
+    pub last_letters: Vec<LastDeadLetter>,
     /// How long the COMMIT took; nothing when there was nothing to commit.
     pub commit_time: Duration,
 }
@@ -49,19 +62,28 @@ pub struct Writer<S> {
     pub sink: S,
     /// Records how long messages waited for a writer, and rows until they were durable.
     pub latencies: Latencies,
+    /// What it does, and how the attempts went.
+    pub instruments: WriteInstruments,
 }
 
 impl<S: RowSink> Writer<S> {
     /// Writes batches until every decoder has hung up.
     pub fn run(mut self) -> Result<(), std::convert::Infallible> {
+        let activity = self.instruments.activity.clone();
+        activity.enter(Activity::Starved);
         while let Ok(batch) = self.write_batches.recv() {
+            activity.enter(Activity::Working);
             let taken_at = Instant::now();
             let written = self.write_with_retry(&batch);
             crash_point::reach(CrashPoint::AfterCommit);
             self.record_latency(&batch, taken_at, written.commit_time);
-            if self.progress.send(Progress::Durable(written.outcomes)).is_err() {
+            self.instruments.counters.letters_stored(written.last_letters);
+            let durable = Progress::Durable { outcomes: written.outcomes, letters: written.letters };
+            activity.enter(Activity::Blocked);
+            if self.progress.send(durable).is_err() {
                 break; // The committer is gone and reports its own error.
             }
+            activity.enter(Activity::Starved);
             crash_point::reach(CrashPoint::AfterProgress);
         }
         Ok(())
@@ -71,10 +93,15 @@ impl<S: RowSink> Writer<S> {
         let mut pauses = pauses();
         let mut attempt = 1_u32;
         loop {
+            let began = Instant::now();
             let error = match self.sink.write(batch) {
-                Ok(written) => return written,
+                Ok(written) => {
+                    self.record_success(began.elapsed(), written.commit_time);
+                    return written;
+                }
                 Err(error) => error,
             };
+            self.record_failure(&error);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             let (rows, chain) = (batch.rows.len(), error_chain(&error));
             match S::remedy(&error) {
@@ -86,6 +113,27 @@ impl<S: RowSink> Writer<S> {
             }
             std::thread::sleep(pause);
             attempt = attempt.saturating_add(1);
+        }
+    }
+
+    fn record_success(&self, written_in: Duration, commit_time: Duration) {
+        let WriteInstruments { batch, counters, .. } = &self.instruments;
+        if !commit_time.is_zero() {
+            counters.written(written_in.saturating_sub(commit_time), commit_time);
+            counters.reach.succeeded();
+        }
+        batch.succeeded();
+    }
+
+    fn record_failure(&self, error: &S::Error) {
+        let WriteInstruments { activity, batch, counters } = &self.instruments;
+        activity.enter(Activity::Retrying);
+        counters.retried(S::sqlstate(error));
+        batch.failed(error_chain(error));
+        if S::is_unreachable(error) {
+            counters.reach.failed(error_chain(error));
+        } else {
+            counters.reach.succeeded(); // It did answer.
         }
     }
 
@@ -140,7 +188,7 @@ mod tests {
         fn write(&mut self, batch: &WriteBatch) -> Result<Written, Reset> {
             self.attempts += 1;
             if self.failures_left == 0 {
-                return Ok(Written { outcomes: batch.outcomes.clone(), commit_time: Duration::ZERO });
+                return Ok(Written { outcomes: batch.outcomes.clone(), ..Written::default() });
             }
             self.failures_left -= 1;
             Err(Reset)
@@ -148,6 +196,14 @@ mod tests {
 
         fn remedy(_: &Reset) -> Remedy {
             Remedy::Retry
+        }
+
+        fn sqlstate(_: &Reset) -> Option<&str> {
+            None
+        }
+
+        fn is_unreachable(_: &Reset) -> bool {
+            true
         }
     }
 
@@ -159,10 +215,21 @@ mod tests {
         batches.send(WriteBatch { outcomes: vec![SpanOutcome::new(span)], ..WriteBatch::default() }).unwrap();
         drop(batches);
         let sink = Flaky { failures_left: 2, attempts: 0 };
-        Writer { write_batches, progress, sink, latencies: Latencies::new() }.run().unwrap();
+        let instruments = WriteInstruments::unwatched();
+        Writer {
+            write_batches,
+            progress,
+            sink,
+            latencies: Latencies::new(),
+            instruments: instruments.clone(),
+        }
+        .run()
+        .unwrap();
+        assert_eq!(instruments.counters.retry_count(), 2);
+        assert!(instruments.batch.trouble().is_none(), "it was written in the end");
         let reports: Vec<_> = reports.iter().collect();
         assert!(
-            matches!(&reports[..], [Progress::Durable(outcomes)] if outcomes[0].span == span),
+            matches!(&reports[..], [Progress::Durable { outcomes, .. }] if outcomes[0].span == span),
             "{reports:?}"
         );
     }

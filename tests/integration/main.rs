@@ -23,6 +23,7 @@ mod ledger;
 mod maintain;
 mod migrating;
 mod migrations;
+mod observed;
 mod partitions;
 mod pipeline;
 mod readers;

@@ -20,7 +20,7 @@ fn identity(id: usize) -> Identity {
 }
 
 fn allocated(window: &Window) -> usize {
-    window.index.allocation_size() + window.ring.allocation_size()
+    window.allocation_size()
 }
 
 /// What a window has allocated, for each of its identities.

@@ -78,7 +78,6 @@ impl Index {
     }
 
     /// Bytes allocated.
-    #[cfg(test)]
     pub(super) fn allocation_size(&self) -> usize {
         let tables: usize = self.shards.iter().map(HashTable::allocation_size).sum();
         tables + size_of_val(&*self.shards)

@@ -124,7 +124,6 @@ impl Ring {
     }
 
     /// Bytes allocated for records.
-    #[cfg(test)]
     pub(super) fn allocation_size(&self) -> usize {
         self.chunks.len() * CHUNK_RECORDS * size_of::<Record>()
     }

@@ -41,26 +41,26 @@ use crate::database::{Database, profiles};
 use crate::support::{Processor, ProcessorBuilder, Record, TestTopic, eventually};
 
 /// How long a busy machine may take for a step that takes a second on an idle one.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One organization, in one partition.
-const ORGANIZATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+pub(crate) const ORGANIZATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
 /// A topic, a migrated database, and the group of the processors between them.
-struct Case {
-    topic: TestTopic,
-    database: Database,
-    group: String,
+pub(crate) struct Case {
+    pub(crate) topic: TestTopic,
+    pub(crate) database: Database,
+    pub(crate) group: String,
 }
 
 impl Case {
     /// On the shared servers, in the profile that the server carries at best.
-    fn new(partition_count: i32) -> Self {
+    pub(crate) fn new(partition_count: i32) -> Self {
         let profile = profiles().pop().unwrap();
         Self::with(TestTopic::create(partition_count), Database::migrated(profile))
     }
 
-    fn in_profile(profile: Profile, partition_count: i32) -> Self {
+    pub(crate) fn in_profile(profile: Profile, partition_count: i32) -> Self {
         Self::with(TestTopic::create(partition_count), Database::migrated(profile))
     }
 
@@ -69,13 +69,13 @@ impl Case {
         Self::with(TestTopic::create_with(1, settings), Database::migrated(profiles().pop().unwrap()))
     }
 
-    fn with(topic: TestTopic, database: Database) -> Self {
+    pub(crate) fn with(topic: TestTopic, database: Database) -> Self {
         let group = format!("group_{}", topic.name());
         Self { topic, database, group }
     }
 
     /// `run` with this case's servers.
-    fn processor(&self) -> ProcessorBuilder {
+    pub(crate) fn processor(&self) -> ProcessorBuilder {
         Processor::run()
             .source(&self.topic, &self.group)
             .database(&self.database.test)
@@ -95,18 +95,18 @@ impl Case {
         processor
     }
 
-    fn produce(&self, payloads: &[String]) {
+    pub(crate) fn produce(&self, payloads: &[String]) {
         let records: Vec<_> =
             payloads.iter().map(|payload| Record::new(ORGANIZATION, payload.as_bytes())).collect();
         self.topic.produce(&records);
     }
 
     /// Sends traffic and gives the truth about it.
-    fn generate(&self, traffic: Traffic, pace: Pace) -> Truth {
+    pub(crate) fn generate(&self, traffic: Traffic, pace: Pace) -> Truth {
         generate(&self.topic, traffic, pace)
     }
 
-    fn rows(&self) -> i64 {
+    pub(crate) fn rows(&self) -> i64 {
         self.count("usage_events")
     }
 
@@ -114,7 +114,7 @@ impl Case {
         self.count("usage_dead_letters")
     }
 
-    fn count(&self, table: &str) -> i64 {
+    pub(crate) fn count(&self, table: &str) -> i64 {
         self.database.test.count(&format!("SELECT count(*) FROM {table}"))
     }
 
@@ -131,7 +131,7 @@ impl Case {
         assert_eq!(self.is_at_end(), Ok(()), "ends are {:?}", self.topic.end_offsets());
     }
 
-    fn wait_until_at_end(&self) {
+    pub(crate) fn wait_until_at_end(&self) {
         eventually("everything is committed", PATIENCE, || self.is_at_end());
     }
 
@@ -217,7 +217,7 @@ fn steady(rate: u32) -> Pace {
 const BACKLOG: Pace = Pace::Backlog { spread: Duration::from_secs(600) };
 
 /// A valid event of [`ORGANIZATION`], at `time_ms`.
-fn event(request_id: &str, time_ms: i64) -> String {
+pub(crate) fn event(request_id: &str, time_ms: i64) -> String {
     format!(
         r#"{{"time":{time_ms},"request_id":"{request_id}","organization_id":"{ORGANIZATION}",
             "api_key_id":"6ba7b811-9dad-11d1-80b4-00c04fd430c8","endpoint":"/v1/orders","method":"GET",
@@ -225,7 +225,7 @@ fn event(request_id: &str, time_ms: i64) -> String {
     )
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     usage_processor::clock::now_ms()
 }
 

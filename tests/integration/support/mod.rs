@@ -4,6 +4,7 @@
 //! deadline, and says at its end what it was waiting for.
 
 mod database;
+mod http;
 mod processor;
 mod proxy;
 mod servers;
@@ -11,6 +12,7 @@ mod small_disk;
 mod topic;
 
 pub(crate) use database::{TestDatabase, server_client};
+pub(crate) use http::{exchange, get};
 pub(crate) use processor::{Processor, ProcessorBuilder};
 pub(crate) use proxy::Proxy;
 pub(crate) use servers::{PrivateBroker, PrivatePostgres};

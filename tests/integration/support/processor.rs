@@ -69,9 +69,10 @@ struct LogState {
 const STREAM_COUNT: usize = 2;
 
 impl Processor {
-    /// `usage-processor run`, with nothing of this process's environment but what any program needs.
+    /// `usage-processor run`, with nothing of this process's environment but what any program needs. Many run at
+    /// the same time: none serves metrics unless it is asked to.
     pub(crate) fn run() -> ProcessorBuilder {
-        Self::command("run")
+        Self::command("run").env("METRICS_ADDR", "none")
     }
 
     /// Any other of its commands.

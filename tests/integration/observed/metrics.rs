@@ -1,0 +1,1 @@
+//! Every metric that is declared.
