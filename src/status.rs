@@ -1,5 +1,15 @@
 //! What a running process says of itself to people and programs: `/status.json`, the status page and the
 //! command `status` show this, and the numbers are those of `/metrics`.
+//!
+//! Types only. `page.rs` is the page at `/`, `terminal.rs` what the command prints; `text.rs` writes numbers for
+//! both, and `reading.rs` says what both conclude from them.
+
+pub mod page;
+mod reading;
+#[cfg(test)]
+mod samples;
+pub mod terminal;
+mod text;
 
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +213,9 @@ pub struct DatabaseStatus {
     pub server: String,
     /// Whether the last attempt to reach it succeeded.
     pub is_reachable: bool,
+    /// Since when it has not been: the first attempt that failed since the last success, milliseconds since 1970.
+    #[serde(default)]
+    pub unreachable_since_ms: Option<i64>,
     /// What went wrong last, if something has since the last success.
     pub last_error: Option<String>,
     /// Times a batch was tried again.
