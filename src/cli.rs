@@ -15,6 +15,7 @@ use crate::commands::latency::LatencyArgs;
 use crate::commands::maintain::MaintainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::rewind::RewindArgs;
+use crate::commands::status::StatusArgs;
 use crate::migrations::ProfileChoice;
 
 /// Version and commit, as `--version` prints them.
@@ -74,6 +75,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Print percentiles from the files in LATENCY_DIR, compare two, draw them.
     Latency(LatencyArgs),
+    /// Print what a running process does and how it fares, as its status page shows it.
+    Status(StatusArgs),
     /// Show the whole way with a million events, and check every figure. `make demo` starts the
     /// private servers for it.
     ///
@@ -281,9 +284,9 @@ pub struct DemoArgs {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done, or stopped by a signal with everything in flight written and committed
-  1    a stage failed; the message names it and the cause (restart: yes)
+  1    a stage failed; the message names it and the cause (restart: yes); status: not alive or not ready
   2    the command line or the configuration is wrong (restart: no)
-  3    a server refuses us, or the database is not migrated (restart: no)
+  3    a server refuses us, or the database is not migrated (restart: no); status: nobody answers
   4    shutdown took longer than DRAIN_TIMEOUT (nothing is lost; restart: yes)
   5    events were deleted from Kafka before they were read; see --accept-loss (restart: no)
   6    the audit found an inconsistency (audit only)

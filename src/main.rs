@@ -6,7 +6,7 @@ use clap::Parser;
 use usage_processor::cli::{Cli, Command};
 use usage_processor::commands::{
     audit, check_config, connect, dead_letters, demo, exit_code_of, generate, latency, maintain, migrate,
-    rewind, run,
+    rewind, run, status,
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
@@ -39,6 +39,7 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::Rewind(args) => Ok(rewind::run(args)?),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Latency(args) => Ok(latency::run(args)?),
+        Command::Status(args) => Ok(status::run(args)?),
         Command::Demo(args) => Ok(demo::run(args)?),
     }
 }

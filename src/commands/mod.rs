@@ -13,6 +13,7 @@ pub mod progress_bar;
 pub mod rewind;
 pub mod run;
 pub mod run_summary;
+pub mod status;
 
 use std::error::Error;
 
@@ -25,6 +26,7 @@ use crate::commands::maintain::MaintainError;
 use crate::commands::migrate::MigrateCommandError;
 use crate::commands::rewind::RewindError;
 use crate::commands::run::RunError;
+use crate::commands::status::StatusError;
 use crate::config::ConfigError;
 use crate::decode::circuit_breaker::DecodeError;
 use crate::pipeline::PipelineError;
@@ -70,6 +72,13 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
             | RewindError::Deleted { .. },
         ) => return exit_code::REFUSED,
         Some(_) | None => {}
+    }
+    match error.downcast_ref::<StatusError>() {
+        Some(StatusError::NoAddress { .. }) => return exit_code::CONFIGURATION,
+        Some(StatusError::NoAnswer { .. } | StatusError::Broken { .. } | StatusError::Stranger { .. }) => {
+            return exit_code::REFUSED;
+        }
+        Some(StatusError::NotWell(_) | StatusError::Print(_)) | None => {}
     }
     if error.is::<ConfigError>() {
         exit_code::CONFIGURATION
