@@ -16,8 +16,7 @@ TEST_THREADS ?= 6
 # These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
 LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory \
     closing::closing_while_others_write figures::every_read_is_exact
-# Present as soon as the tests in tests/wasm are.
-NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/wasm/package-lock.json))
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/*/package-lock.json))
 
 .PHONY: help
 help: ## list the targets
@@ -117,4 +116,4 @@ build: ## the release binary, target/release/usage-processor
 .PHONY: clean
 clean: ## remove what was built here (the cache with Kafka stays)
 	@$(STEP) "clean" cargo clean
-	@rm -rf tests/wasm/node_modules
+	@rm -rf tests/*/node_modules

@@ -20,6 +20,7 @@ mod flood;
 mod housekeeping;
 mod latency;
 mod memory;
+mod page;
 mod pauses;
 mod rebalance;
 mod refusals;
