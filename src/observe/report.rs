@@ -147,6 +147,7 @@ fn database(instruments: &Instruments) -> DatabaseStatus {
         target: instruments.identity.database.clone(),
         server: instruments.identity.server.get().cloned().unwrap_or_default(),
         is_reachable: is_database_up(instruments),
+        unreachable_since_ms: instruments.reach.trouble().map(|trouble| trouble.since_ms),
         last_error: trouble.map(|trouble| trouble.describe()),
         retries: counters.map_or(0, |counters| counters.retry_count()),
         reconnects: counters.map_or(0, |counters| counters.reconnects.get()),

@@ -8,6 +8,7 @@ use super::exposition;
 use super::instruments::Instruments;
 use super::report;
 use crate::health::{Health, Verdict};
+use crate::status::page;
 
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
@@ -72,7 +73,7 @@ impl Answer {
 /// Answers from what the instruments say.
 pub fn answer(instruments: &Instruments, health: &Health, path: &str) -> Answer {
     match path {
-        "/" => Answer::new("200 OK", HTML, page(&report::status(instruments, health))),
+        "/" => Answer::new("200 OK", HTML, page::page(&report::status(instruments, health))),
         "/status.json" => json("200 OK", &report::status(instruments, health)),
         "/metrics" => match exposition::text(instruments) {
             Ok(text) => Answer::new("200 OK", TEXT_FORMAT, text),
@@ -96,10 +97,4 @@ fn json(status: &'static str, value: &impl serde::Serialize) -> Answer {
         Ok(body) => Answer::new(status, JSON, body),
         Err(error) => Answer::text("500 Internal Server Error", &error.to_string()),
     }
-}
-
-/// A placeholder until there is a page.
-fn page(status: &crate::status::Status) -> String {
-    format!("<!doctype html><title>usage-processor</title><p>usage-processor {} on {}: <a href=/status.json>status</a>,
-        <a href=/metrics>metrics</a>\n", status.version, status.host)
 }
