@@ -64,7 +64,7 @@ impl Health {
                 wrong.push(format!("{name} has been at work for {} s without a sign", silent.as_secs()));
             }
         }
-        wrong.extend(self.standstill());
+        wrong.extend(self.standstill(STANDSTILL_MAX));
         Verdict::of(wrong, self.waits())
     }
 
@@ -119,14 +119,14 @@ impl Health {
     }
 
     /// Something is in flight, nobody is at it, and nothing stands in the way.
-    fn standstill(&self) -> Option<String> {
+    fn standstill(&self, standstill_max: Duration) -> Option<String> {
         let Self(instruments) = self;
         let stuck = instruments.board.stuck_for()?;
         let is_idle = |thread: &crate::observe::activity::StageActivity| {
             thread.read().current.is_none_or(|current| current == Activity::Starved)
         };
         let are_idle = instruments.activities().all(is_idle);
-        (stuck > STANDSTILL_MAX && are_idle && instruments.reach.trouble().is_none()).then(|| {
+        (stuck > standstill_max && are_idle && instruments.reach.trouble().is_none()).then(|| {
             format!("no watermark has moved for {} s although messages are in flight", stuck.as_secs())
         })
     }
@@ -142,5 +142,104 @@ impl Health {
             waits.push(format!("the pipeline is full: {paused_count} partitions are paused"));
         }
         waits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::PipelineArgs;
+    use crate::commit::tally::Tally;
+    use crate::config::Config;
+    use crate::observe::activity::StageActivity;
+    use crate::shutdown::Shutdown;
+
+    #[derive(Debug, Parser)]
+    struct TestCli {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+    }
+
+    const BRIEF: Duration = Duration::from_millis(2);
+
+    fn instruments() -> Instruments {
+        let arguments = ["test", "--database-url=postgresql://billing@db/usage", "--writer-threads=2"];
+        let config = Config::from_args(&TestCli::parse_from(arguments).pipeline, 2).unwrap();
+        let instruments = Instruments::new(&config, String::new(), Vec::new(), Shutdown::default()).unwrap();
+        instruments.has_started();
+        instruments.poll.set_joined(true);
+        instruments
+    }
+
+    fn liveness(instruments: &Arc<Instruments>) -> Verdict {
+        Health::new(Arc::clone(instruments)).liveness()
+    }
+
+    fn readiness(instruments: &Arc<Instruments>) -> Verdict {
+        Health::new(Arc::clone(instruments)).readiness()
+    }
+
+    #[test]
+    fn a_stage_at_work_without_a_sign_is_not_alive_and_one_that_waits_is() {
+        let mut instruments = instruments();
+        instruments.decoders[0].activity = StageActivity::new("decoder-0", BRIEF);
+        let instruments = Arc::new(instruments);
+        let activity = &instruments.decoders[0].activity;
+        for waiting in [Activity::Starved, Activity::Blocked, Activity::Retrying] {
+            activity.enter(waiting);
+            thread::sleep(2 * BRIEF);
+            assert!(liveness(&instruments).is_ok, "{waiting:?}");
+        }
+        activity.enter(Activity::Working);
+        thread::sleep(2 * BRIEF);
+        let verdict = liveness(&instruments);
+        assert!(
+            !verdict.is_ok && verdict.reasons[0].starts_with("decoder-0 has been at work"),
+            "{verdict:?}"
+        );
+        assert!(readiness(&instruments).is_ok, "that is another question");
+    }
+
+    #[test]
+    fn a_standstill_that_nothing_explains_is_not_alive() {
+        let instruments = Arc::new(instruments());
+        let health = Health::new(Arc::clone(&instruments));
+        instruments.board.publish(Tally { messages: 1, ..Tally::default() }, [].into_iter());
+        thread::sleep(2 * BRIEF);
+        assert_eq!(health.standstill(Duration::from_secs(60)), None, "it has not lasted");
+        assert!(health.standstill(BRIEF).is_some());
+        let writer = &instruments.writers[1];
+        for busy in [Activity::Working, Activity::Blocked, Activity::Retrying] {
+            writer.activity.enter(busy);
+            assert_eq!(health.standstill(BRIEF), None, "{busy:?}");
+        }
+        writer.activity.enter(Activity::Starved);
+        instruments.reach.failed("connection refused".to_owned());
+        assert_eq!(health.standstill(BRIEF), None, "the database is away");
+        instruments.reach.succeeded();
+        assert!(health.standstill(BRIEF).is_some());
+        instruments.board.publish(Tally { messages: 1, written: 1, ..Tally::default() }, [].into_iter());
+        assert_eq!(health.standstill(BRIEF), None, "nothing is in flight");
+    }
+
+    #[test]
+    fn a_stage_that_failed_is_not_alive() {
+        let instruments = Arc::new(instruments());
+        instruments.failed_stages.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        assert!(!liveness(&instruments).is_ok);
+    }
+
+    #[test]
+    fn whoever_was_thrown_out_of_the_group_is_not_ready() {
+        let instruments = Arc::new(instruments());
+        assert!(readiness(&instruments).is_ok);
+        instruments.poll.set_joined(false);
+        let verdict = readiness(&instruments);
+        assert_eq!(verdict.reasons, ["the group has not said yet which partitions are ours"]);
+        assert!(liveness(&instruments).is_ok);
     }
 }

@@ -30,13 +30,14 @@ use crate::ledger::bookkeeper::{self, CommitsLost};
 use crate::ledger::{Ledger, session_config};
 use crate::maintenance;
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
+use crate::observe::activity::StageActivity;
 use crate::observe::instruments::Instruments;
 use crate::observe::{database as observer_database, observer};
 use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::{consumer_config, effective_duration};
 use crate::poll::poller::Poller;
 use crate::poll::rebalance::{GroupContext, GroupOptions};
-use crate::stage::{StageError, Stages};
+use crate::stage::{BoxedError, StageError, Stages};
 use crate::write::database::{Database, DatabaseOptions};
 use crate::write::dead_letter_topic::DeadLetterTopic;
 use crate::write::watchdog::Watchdog;
@@ -124,12 +125,8 @@ pub fn run(
     let (progress, progress_inbox) = bounded(PROGRESS_REPORTS_MAX);
     let offsets = KafkaOffsets::new(Arc::clone(&consumer), &config.kafka_topic);
     let commit_instruments = Arc::clone(&instruments.committer);
-    let until_end = commit_instruments.activity.until_end();
     let committer = Committer::new(progress_inbox, revocations, offsets, board.clone(), commit_instruments);
-    stages.spawn("committer", move || {
-        let _until_end = until_end;
-        committer.run()
-    })?;
+    spawn(&mut stages, &instruments.committer.activity, move || committer.run())?;
     let write_batches = spawn_writers(&mut stages, config, &progress, instruments)?;
     let decoder_inboxes = spawn_decoders(&mut stages, config, write_batches, instruments)?;
     let poller = Poller::new(
@@ -149,12 +146,10 @@ pub fn run(
     let findings = bookkeeper::spawn(ledger(config), watermarks, shutdown.clone(), hang_up.clone())
         .map_err(|source| StageError::Spawn { stage: "bookkeeper".to_owned(), source })?;
     spawn_housekeepers(config, instruments, hang_up)?;
-    let until_end = instruments.poll.activity.until_end();
-    stages.spawn("poller", move || {
-        let _until_the_end = (is_polling, until_end);
+    spawn(&mut stages, &instruments.poll.activity, move || {
+        let _until_the_end = is_polling;
         poller.run()
     })?;
-
     instruments.has_started();
 
     let mut report = || make_report(instruments, &mut durable);
@@ -170,6 +165,19 @@ pub fn run(
     on_report(&last);
     drop(consumer); // Leaves the group.
     Ok(last)
+}
+
+/// Starts a stage under the name of its record, which ends with it.
+fn spawn<E: Into<BoxedError>>(
+    stages: &mut Stages,
+    activity: &StageActivity,
+    run: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<(), StageError> {
+    let until_end = activity.until_end();
+    stages.spawn(activity.name(), move || {
+        let _until_end = until_end;
+        run()
+    })
 }
 
 fn make_report(instruments: &Instruments, durable: &mut DurableLatency) -> Report {
@@ -278,11 +286,7 @@ fn spawn_writers(
             latencies: instruments.latencies.clone(),
             instruments: writer_instruments.clone(),
         };
-        let until_end = writer_instruments.activity.until_end();
-        stages.spawn(name, move || {
-            let _until_end = until_end;
-            writer.run()
-        })?;
+        spawn(stages, &writer_instruments.activity, move || writer.run())?;
     }
     stages.spawn("watchdog", move || watchdog.run())?;
     Ok(sender)
@@ -310,12 +314,7 @@ fn spawn_decoders(
             latencies: instruments.latencies.clone(),
             instruments: decoder_instruments.clone(),
         };
-        let activity = &decoder_instruments.activity;
-        let until_end = activity.until_end();
-        stages.spawn(activity.name(), move || {
-            let _until_end = until_end;
-            decoder.run()
-        })?;
+        spawn(stages, &decoder_instruments.activity, move || decoder.run())?;
         inboxes.push(inbox);
     }
     Ok(inboxes)

@@ -18,6 +18,7 @@ use usage_processor::decode::identity::IdentityHasher;
 use usage_processor::decode::json::JsonDecoder;
 use usage_processor::decode::{rfc3339, uuid};
 use usage_processor::messages::{EncodedRow, IssuedSpan, MessageRef, SpanOutcome, WriteBatch};
+use usage_processor::observe::activity::{Activity, StageActivity};
 use usage_processor::offsets::{Generation, OffsetSpan};
 use usage_processor::usage_event::TimeLimits;
 use usage_processor::write::row_order;
@@ -284,9 +285,22 @@ fn watermarks(criterion: &mut Criterion) {
     }
 }
 
+/// What a stage pays for each change of activity, some ten a batch over all stages.
+fn activity(criterion: &mut Criterion) {
+    let record = StageActivity::new("decoder-0", Duration::MAX);
+    let mut group = group(criterion, "activity", 2);
+    group.bench_function("starved and back at work", |bencher| {
+        bencher.iter(|| {
+            record.enter(Activity::Starved);
+            record.enter(Activity::Working);
+        });
+    });
+    group.bench_function("a sign", |bencher| bencher.iter(|| record.sign()));
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = decode, validate, dedup, sift, encode, sort, watermarks
+    targets = decode, validate, dedup, sift, encode, sort, watermarks, activity
 }
 criterion_main!(benches);

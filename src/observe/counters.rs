@@ -57,6 +57,8 @@ pub struct PollInstruments {
     rebalances: AtomicU64,
     paused_partitions: AtomicU64,
     pauses: AtomicU64,
+    /// Errors that librdkafka has reported.
+    kafka_errors: AtomicU64,
     /// librdkafka's figures, once a second.
     kafka: Mutex<KafkaFigures>,
 }
@@ -78,8 +80,6 @@ pub struct KafkaFigures {
     pub received_bytes: u64,
     /// Messages received since the start.
     pub received_messages: u64,
-    /// Requests that failed or timed out since the start.
-    pub request_errors: u64,
     /// Whether the group is being rebalanced.
     pub is_rebalancing: bool,
 }
@@ -93,6 +93,7 @@ impl PollInstruments {
             rebalances: AtomicU64::new(0),
             paused_partitions: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
+            kafka_errors: AtomicU64::new(0),
             kafka: Mutex::default(),
         }
     }
@@ -116,6 +117,16 @@ impl PollInstruments {
     /// Reading goes on.
     pub fn resumed(&self) {
         self.paused_partitions.store(0, Ordering::Relaxed);
+    }
+
+    /// librdkafka has reported an error, whatever comes of it.
+    pub fn kafka_failed(&self) {
+        self.kafka_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Errors that librdkafka has reported. Its statistics count them by broker, and forget those that go.
+    pub fn kafka_errors(&self) -> u64 {
+        self.kafka_errors.load(Ordering::Relaxed)
     }
 
     /// What librdkafka's statistics say, in place of what they said.

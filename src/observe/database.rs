@@ -41,7 +41,9 @@ const JOBS: &str = "\
 SELECT coalesce(sum(total_failures), 0)::bigint
   FROM timescaledb_information.job_stats JOIN timescaledb_information.jobs USING (job_id)
  WHERE proc_name = 'usage_maintain_job'
-    OR to_regclass(format('%I.%I', jobs.hypertable_schema, jobs.hypertable_name)) = 'usage_events'::regclass";
+    OR (jobs.hypertable_schema, jobs.hypertable_name)
+       = (SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+           WHERE pg_class.oid = 'usage_events'::regclass)";
 const IS_HYPERTABLE: &str = "SELECT relkind = 'r' FROM pg_class WHERE oid = 'usage_events'::regclass";
 const HYPERTABLE_SIZE: &str = "SELECT hypertable_size('usage_events')";
 const PARTITIONS_SIZE: &str = "\

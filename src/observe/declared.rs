@@ -136,7 +136,7 @@ metrics! {
     KAFKA_RECEIVED_MESSAGES: COUNTER "usage_kafka_received_messages_total" []
         "Messages received from brokers, those that are thrown away by a pause too.";
     KAFKA_REQUEST_ERRORS: COUNTER "usage_kafka_request_errors_total" []
-        "Requests to brokers that failed or timed out.";
+        "Errors that the Kafka client has reported: connections refused or lost, requests timed out or refused.";
     TABLE_BYTES: GAUGE "usage_database_table_bytes" []
         "Bytes of usage_events with its indexes.";
     CHUNKS: GAUGE "usage_database_chunks" []

@@ -214,7 +214,7 @@ impl Families {
         }
         self.counter(&metric::KAFKA_RECEIVED_BYTES, &[], kafka.received_bytes);
         self.counter(&metric::KAFKA_RECEIVED_MESSAGES, &[], kafka.received_messages);
-        self.counter(&metric::KAFKA_REQUEST_ERRORS, &[], kafka.request_errors);
+        self.counter(&metric::KAFKA_REQUEST_ERRORS, &[], instruments.poll.kafka_errors());
     }
 
     fn database(&mut self, instruments: &Instruments) {

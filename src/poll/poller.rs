@@ -229,6 +229,9 @@ impl Poller {
 
     fn heed_error(&mut self, error: KafkaError) -> Result<(), PollError> {
         use RDKafkaErrorCode as Code;
+        if !matches!(error, KafkaError::PartitionEOF(_)) {
+            self.consumer.context().instruments().kafka_failed();
+        }
         match &error {
             KafkaError::PartitionEOF(partition) => self.intake.reached_end(*partition),
             KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {

@@ -55,9 +55,6 @@ struct BrokerStatistics {
     /// `logical`: another connection to one of the brokers.
     source: String,
     state: String,
-    txerrs: u64,
-    rxerrs: u64,
-    req_timeouts: u64,
     rtt: WindowStatistics,
 }
 
@@ -87,7 +84,6 @@ pub fn read(json: &[u8], topic: &str) -> Result<(Vec<PartitionStatistics>, Kafka
 fn figures(statistics: &Statistics, partitions: &[PartitionStatistics]) -> KafkaFigures {
     let is_broker = |broker: &&BrokerStatistics| broker.nodeid >= 0 && broker.source != "logical";
     let brokers = || statistics.brokers.values().filter(is_broker);
-    let errors = statistics.brokers.values().map(|b| b.txerrs + b.rxerrs + b.req_timeouts);
     let mut round_trips: Vec<_> = brokers()
         .filter(|broker| broker.rtt.cnt > 0)
         .map(|broker| (broker.nodename.clone(), broker.rtt.avg as f64 / 1e6))
@@ -102,7 +98,6 @@ fn figures(statistics: &Statistics, partitions: &[PartitionStatistics]) -> Kafka
         round_trips,
         received_bytes: statistics.rx_bytes,
         received_messages: statistics.rxmsgs,
-        request_errors: errors.sum(),
         is_rebalancing: !["", "init", "steady"].contains(&statistics.cgrp.join_state.as_str()),
     }
 }
@@ -119,14 +114,14 @@ mod tests {
                  "fetchq_cnt":3,"fetchq_size":900},
             "-1":{"partition":-1,"eof_offset":-1001,"hi_offset":-1001,"lo_offset":-1001,"committed_offset":-1001,
                  "fetchq_cnt":0,"fetchq_size":0}}}},"brokers":{
-            "b/1":{"nodename":"b","nodeid":1,"source":"learned","state":"UP","txerrs":1,"rxerrs":0,"req_timeouts":2,
+            "b/1":{"nodename":"b","nodeid":1,"source":"learned","state":"UP","txerrs":1,
                    "rtt":{"avg":1500,"cnt":4}},
-            "c/2":{"nodename":"c","nodeid":2,"source":"learned","state":"CONNECT","txerrs":0,"rxerrs":4,
-                   "req_timeouts":0,"rtt":{"avg":0,"cnt":0}},
-            "b/bootstrap":{"nodename":"b","nodeid":-1,"source":"configured","state":"UP","txerrs":0,"rxerrs":0,
-                   "req_timeouts":0,"rtt":{"avg":0,"cnt":0}},
-            "GroupCoordinator":{"nodename":"b","nodeid":1,"source":"logical","state":"UP","txerrs":0,"rxerrs":0,
-                   "req_timeouts":0,"rtt":{"avg":9,"cnt":1}}}}"#;
+            "c/2":{"nodename":"c","nodeid":2,"source":"learned","state":"CONNECT",
+                   "rtt":{"avg":0,"cnt":0}},
+            "b/bootstrap":{"nodename":"b","nodeid":-1,"source":"configured","state":"UP",
+                   "rtt":{"avg":0,"cnt":0}},
+            "GroupCoordinator":{"nodename":"b","nodeid":1,"source":"logical","state":"UP",
+                   "rtt":{"avg":9,"cnt":1}}}}"#;
         let expected = PartitionStatistics {
             partition: 0,
             eof_offset: 7,
@@ -146,7 +141,6 @@ mod tests {
             round_trips: vec![("b".to_owned(), 0.0015)],
             received_bytes: 77,
             received_messages: 5,
-            request_errors: 7,
             is_rebalancing: true,
         };
         assert_eq!(figures, expected);

@@ -84,7 +84,7 @@ fn a_standby_that_is_not_promoted_yet_is_waited_for_by_a_migration() {
 impl Case {
     /// `run`, with an address before the broker's where something answers that is none, as a load
     /// balancer does; it ends with the test's process.
-    pub(super) fn processor_with_strange_address(&self) -> ProcessorBuilder {
+    pub(crate) fn processor_with_strange_address(&self) -> ProcessorBuilder {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let strange = listener.local_addr().unwrap();
         let balance = move || {

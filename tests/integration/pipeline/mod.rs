@@ -26,7 +26,7 @@ mod rebalance;
 mod refusals;
 mod replay;
 mod retries;
-mod roles;
+pub(crate) mod roles;
 mod silence;
 mod standby;
 mod stops;

@@ -11,15 +11,15 @@ use crate::support::{Processor, ProcessorBuilder, Record, eventually};
 const PASSWORD: &str = "a-writers-password";
 
 /// A role of the server, dropped with what it was granted.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     name: String,
-    pub(super) url: String,
+    pub(crate) url: String,
     owner: Client,
 }
 
 impl Writer {
     /// Granted by the function, in the case's database.
-    pub(super) fn create(case: &mut Case) -> Self {
+    pub(crate) fn create(case: &mut Case) -> Self {
         let (_, rest) =
             case.database.test.url().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         let (_, database) = rest.rsplit_once('/').unwrap();
@@ -37,7 +37,7 @@ impl Writer {
         Self { name, url, owner: case.database.connect() }
     }
 
-    pub(super) fn run(&self, case: &Case, group: &str) -> ProcessorBuilder {
+    pub(crate) fn run(&self, case: &Case, group: &str) -> ProcessorBuilder {
         Processor::run().source(&case.topic, group).env("DATABASE_URL", &self.url)
     }
 }
