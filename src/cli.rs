@@ -34,6 +34,10 @@ pub struct Cli {
     /// such as `info,librdkafka=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
+    /// How the log's lines look: text, json (an object a line), or journal (with the priorities that journald
+    /// reads from a unit's standard error).
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
+    pub log_format: String,
 }
 
 /// The commands.

@@ -30,25 +30,21 @@ const SETTINGS: &str = "SET statement_timeout = '10min'; SET idle_in_transaction
 pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Result<()> {
     let run = move || {
         let mut session = None;
-        let mut last_error = String::new();
         let mut interval = FOLD_INTERVAL_MAX;
         while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(interval) {
             match fold_all(&config, &mut session, &hang_up) {
                 Ok(event_count) => {
                     log::debug!("folded {event_count} events into the figures");
-                    last_error.clear();
                     interval = interval_after(interval, event_count);
                 }
                 Err(error) => {
                     session = None;
                     interval = FOLD_INTERVAL_MAX;
                     let said = error_chain(&error);
-                    if said != last_error {
-                        log::warn!(
-                            "folding events into the figures: {said}; trying again every {interval:?}"
-                        );
-                        last_error = said;
-                    }
+                    log::warn!(
+                        repeats:% = said;
+                        "folding events into the figures: {said}; trying again in {interval:?}"
+                    );
                 }
             }
         }

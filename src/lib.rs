@@ -41,6 +41,7 @@ pub mod rejection_ratio;
 pub mod clock;
 pub mod crash_point;
 pub mod error_chain;
+pub mod logging;
 pub mod pipeline;
 pub mod dead_letters;
 

@@ -10,19 +10,21 @@ use usage_processor::commands::{
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
+use usage_processor::logging;
 use usage_processor::stage::BoxedError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut logger = env_logger::Builder::new();
-    logger.parse_filters(&cli.log_level).format_timestamp_millis().init();
-    match dispatch(&cli.command) {
+    let started = logging::start(&cli.log_level, &cli.log_format).map_err(BoxedError::from);
+    let exit_code = match started.and_then(|()| dispatch(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", error_chain(error.as_ref()));
             ExitCode::from(exit_code_of(error.as_ref()))
         }
-    }
+    };
+    logging::finish();
+    exit_code
 }
 
 fn dispatch(command: &Command) -> Result<(), BoxedError> {

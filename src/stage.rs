@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::error_chain::error_chain;
 use crate::shutdown::Shutdown;
 
 /// Any stage's error, kept as it is for the report.
@@ -139,7 +140,7 @@ impl Stages {
                 Ok((name, outcome)) => {
                     self.running.retain(|running| *running != name);
                     if let Err(error) = &outcome {
-                        log::error!("{error}; stopping");
+                        log::error!("{}; stopping", error_chain(error));
                     }
                     first_failure = first_failure.and(outcome);
                 }

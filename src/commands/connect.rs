@@ -77,6 +77,13 @@ pub struct ConnectError {
     source: postgres::Error,
 }
 
+impl ConnectError {
+    /// What the server said, if it was the server.
+    pub fn code(&self) -> Option<&SqlState> {
+        self.source.code()
+    }
+}
+
 /// Connects once. Notices, such as TimescaleDB's opinion on varchar, ask nothing of whoever reads the log.
 pub fn connect(config: &postgres::Config) -> Result<Client, ConnectError> {
     connect_with(config, |config| {
@@ -129,17 +136,17 @@ pub fn prepare_patiently<T: Send + 'static>(
     let host_count = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
     let patience = patience.saturating_add(CONNECT_TIMEOUT.saturating_mul(host_count));
     let mut silence_count = 0;
-    for pause in pauses() {
-        let outcome = attempt(config, shutdown, patience, move |config| {
+    for (attempt, pause) in (1_u32..).zip(pauses()) {
+        let outcome = ask_once(config, shutdown, patience, move |config| {
             prepare(&mut connect(config)?).map_err(SetupError::from)
         });
         let is_silent = matches!(outcome, Err(SetupError::Silent { .. }));
         silence_count += u32::from(is_silent);
         match outcome {
             Err(error) if error.is_transient() && !(is_silent && silence_count >= SILENCES_MAX) => {
-                let error = error_chain(&error);
-                log::warn!("{error}; trying again in {pause:?}");
-                waits_since(&error);
+                let chain = error_chain(&error);
+                log::warn!(repeats:% = chain; "{chain}; trying again in {pause:?} (attempt {attempt})");
+                waits_since(&chain);
             }
             done => return done,
         }
@@ -152,7 +159,7 @@ pub fn prepare_patiently<T: Send + 'static>(
 }
 
 /// On a thread of its own, which is left behind with its connection when the server says nothing.
-fn attempt<T: Send + 'static>(
+fn ask_once<T: Send + 'static>(
     config: &postgres::Config,
     shutdown: &Shutdown,
     patience: Duration,

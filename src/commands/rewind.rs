@@ -12,9 +12,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::connect::{SetupError, open};
+use super::progress_bar::count_bar;
 use crate::cli::PipelineArgs;
 use crate::config::{Config, core_count};
 use crate::ledger::{Ledger, LedgerError};
+use crate::logging::librdkafka::Asking;
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
 use crate::poll::consumer_config::consumer_config;
 use crate::poll::start_position::{BeginReason, Beginning, Recorded};
@@ -87,7 +89,8 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
     let config = Config::from_args(&args.pipeline, core_count()).map_err(SetupError::from)?;
     open(&config.database)?;
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
-    let consumer: BaseConsumer = client.create().map_err(|error| RewindError::Kafka("itself", error))?;
+    let consumer: BaseConsumer<Asking> =
+        client.create_with_context(Asking).map_err(|error| RewindError::Kafka("itself", error))?;
     refuse_active_group(&consumer, &config)?;
 
     let ledger = Ledger::new(&config.database, &config.kafka_group_id, &config.kafka_topic);
@@ -96,9 +99,12 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
         None => partitions(&consumer, &config.kafka_topic)?,
     };
     let mut beginnings = Vec::new();
+    let bar = count_bar(partitions.len() as u64, "partitions");
     for recorded in ledger.recorded(&partitions)? {
+        bar.inc(1);
         beginnings.extend(beginning(&consumer, &config.kafka_topic, args, recorded)?);
     }
+    bar.finish_and_clear();
     if beginnings.is_empty() {
         let (group, topic) = (config.kafka_group_id, config.kafka_topic);
         return Err(RewindError::NothingToRewind { group, topic });
@@ -118,7 +124,7 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
     consumer.commit(&offsets, CommitMode::Sync).map_err(RewindError::Commit)
 }
 
-fn refuse_active_group(consumer: &BaseConsumer, config: &Config) -> Result<(), RewindError> {
+fn refuse_active_group(consumer: &BaseConsumer<Asking>, config: &Config) -> Result<(), RewindError> {
     let groups = consumer
         .fetch_group_list(Some(&config.kafka_group_id), KAFKA_TIMEOUT)
         .map_err(|error| RewindError::Kafka("the group's members", error))?;
@@ -128,7 +134,7 @@ fn refuse_active_group(consumer: &BaseConsumer, config: &Config) -> Result<(), R
     }
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Partition>, RewindError> {
+fn partitions(consumer: &BaseConsumer<Asking>, topic: &str) -> Result<Vec<Partition>, RewindError> {
     let metadata = consumer
         .fetch_metadata(Some(topic), KAFKA_TIMEOUT)
         .map_err(|error| RewindError::Kafka("the topic's partitions", error))?;
@@ -138,7 +144,7 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Partition>, Re
 /// Where the partition begins anew; `None` if it has not come as far as that yet. Only backwards: to
 /// skip events is no business of this command.
 fn beginning(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Asking>,
     topic: &str,
     args: &RewindArgs,
     recorded: Recorded,
@@ -162,7 +168,7 @@ fn beginning(
 
 /// The first offset at or after a time; `None` if all messages are older.
 fn offset_at(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Asking>,
     topic: &str,
     partition: Partition,
     time: SystemTime,

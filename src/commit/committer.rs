@@ -194,7 +194,10 @@ impl<O: OffsetCommitter> Committer<O> {
         }
         let watermarks = self.watermarks_of(|partition| partitions.contains(&partition));
         if let Err(error) = self.commit(&watermarks, CommitMode::Sync) {
-            log::warn!("committing {watermarks:?} before giving the partitions back: {error}");
+            log::warn!(
+                "committing {watermarks:?} (partition, offset) before giving the partitions back: {error}; the next owner \
+                 reads from the last commit"
+            );
         }
         drop(done);
     }
@@ -212,7 +215,10 @@ impl<O: OffsetCommitter> Committer<O> {
     fn commit_async(&self) {
         let watermarks = self.unconfirmed();
         if let Err(error) = self.commit(&watermarks, CommitMode::Async) {
-            log::warn!("sending a commit of {watermarks:?}: {error}; trying again in {COMMIT_INTERVAL:?}");
+            log::warn!(
+                repeats:% = error;
+                "sending a commit of {watermarks:?} (partition, offset): {error}; trying again in {COMMIT_INTERVAL:?}"
+            );
         }
     }
 
@@ -235,7 +241,11 @@ impl<O: OffsetCommitter> Committer<O> {
                 Err(source) if Instant::now() > deadline => {
                     return Err(CommitError::LastCommit { offsets, source });
                 }
-                Err(error) => log::warn!("committing the last offsets: {error}; trying again"),
+                Err(error) => log::warn!(
+                    repeats:% = error;
+                    "committing the last offsets, {offsets:?} (partition, offset): {error}; trying again in \
+                     {LAST_COMMIT_PAUSE:?}"
+                ),
             }
             thread::sleep(LAST_COMMIT_PAUSE);
         }

@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
 use super::target::Route;
+use crate::logging::librdkafka::Asking;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,7 +36,7 @@ pub struct PartitionOffsets {
 
 /// The onlooker.
 pub struct GroupOffsets {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Asking>,
     topic: String,
     partition_count: u16,
 }
@@ -52,7 +53,7 @@ impl GroupOffsets {
         let consumer = ClientConfig::new()
             .set("bootstrap.servers", &route.brokers)
             .set("group.id", &route.topic)
-            .create();
+            .create_with_context(Asking);
         let topic = route.topic.clone();
         match consumer {
             Ok(consumer) => Ok(Self { consumer, topic, partition_count }),

@@ -67,7 +67,10 @@ pub fn spawn(
     let run = move || {
         while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(INTERVAL) {
             if let Err(error) = ledger.ask(Ledger::fold) {
-                log::warn!("{}; trying again in {INTERVAL:?}", error_chain(error.as_ref()));
+                log::warn!(
+                    "folding the ledger: {}; trying again in {INTERVAL:?}",
+                    error_chain(error.as_ref())
+                );
             }
             match ledger.find_lost_commits(watermarks()) {
                 Ok(None) => {}
@@ -77,7 +80,10 @@ pub fn spawn(
                     return shutdown.request();
                 }
                 Err(error) => {
-                    log::warn!("{}; trying again in {INTERVAL:?}", error_chain(error.as_ref()));
+                    log::warn!(
+                        "comparing the ledger with what is committed: {}; trying again in {INTERVAL:?}",
+                        error_chain(error.as_ref())
+                    );
                 }
             }
         }

@@ -317,7 +317,7 @@ impl Poller {
             instruments.activity.enter(Activity::Working);
             return Ok(Flow::Continue);
         }
-        log::info!("the pipeline is full: pausing {} partitions", self.intake.partition_count());
+        log::info!(repeats = "full"; "the pipeline is full: pausing {} partitions", self.intake.partition_count());
         let paused_at = Instant::now();
         self.is_paused = true;
         instruments.paused(self.intake.partition_count());
@@ -333,7 +333,7 @@ impl Poller {
         instruments.resumed();
         instruments.activity.enter(Activity::Working);
         self.resume()?;
-        log::info!("the pipeline has room again after {:?}: resuming", paused_at.elapsed());
+        log::info!(repeats = "room"; "the pipeline has room again after {:?}: resuming", paused_at.elapsed());
         Ok(Flow::Continue)
     }
 

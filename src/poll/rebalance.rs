@@ -26,6 +26,7 @@ use super::statistics::{self, PartitionStatistics};
 use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
+use crate::logging::librdkafka;
 use crate::messages::Revocation;
 use crate::observe::activity::Activity;
 use crate::observe::instruments::PollInstruments;
@@ -283,7 +284,12 @@ impl GroupContext {
                     // Once in a while, or nobody would know what is being waited for.
                     let level =
                         if failure_count.is_multiple_of(25) { log::Level::Warn } else { log::Level::Debug };
-                    log::log!(level, "asking for start positions: {error}; trying again");
+                    log::log!(
+                        level,
+                        repeats = "asking for start positions";
+                        "asking for start positions: {error}; trying again (attempt {})",
+                        failure_count + 1
+                    );
                     failure_count += 1;
                     std::thread::sleep(REQUEST_PAUSE);
                 }
@@ -295,11 +301,13 @@ impl GroupContext {
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[Partition]) {
         if consumer.assignment_lost() {
             self.instruments().set_joined(false); // Until it joins again.
-            log::warn!("lost {partitions:?}: the group gave them to others; nothing is committed for them");
+            log::warn!(
+                "lost partitions {partitions:?}: the group gave them to others; nothing is committed for them"
+            );
         } else {
             self.drain(partitions);
             crash_point::reach(CrashPoint::InRevoke);
-            log::info!("revoked {partitions:?}");
+            log::info!("revoked partitions {partitions:?}");
         }
         self.notify(Notice::Revoked(partitions.to_vec()));
     }
@@ -314,7 +322,10 @@ impl GroupContext {
             // The committer hangs up when it is done. The margin is for its commit.
             let margin = REQUEST_TIMEOUT;
             if is_done.recv_deadline(deadline + margin).is_err_and(|error| error.is_timeout()) {
-                log::warn!("committing {partitions:?} before giving them back took too long");
+                log::warn!(
+                    "committing partitions {partitions:?} before giving them back took longer than DRAIN_TIMEOUT ({:?})",
+                    self.options.drain_timeout
+                );
             }
         }
     }
@@ -348,27 +359,16 @@ fn describe(positions: &[StartPosition]) -> String {
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
         self.count_callback();
-        let level = match level {
-            // The committer repeats commits until they are confirmed; a rebalance refuses a few.
-            _ if fac.starts_with("COMMITFAIL") => log::Level::Debug,
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => log::Level::Error,
-            RDKafkaLogLevel::Warning => log::Level::Warn,
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => log::Level::Info,
-            RDKafkaLogLevel::Debug => log::Level::Debug,
-        };
         if log_message.contains("Receive failed: Invalid response size") {
             self.strange_answers.fetch_add(1, Ordering::Relaxed);
         }
-        log::log!(target: "librdkafka", level, "{fac}: {log_message}");
+        librdkafka::log(level, fac, log_message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.count_callback();
         // `poll` returns the same error, and the poller says what it means; so does the log.
-        log::debug!(target: "librdkafka", "{error}: {reason}");
+        librdkafka::log_error(&error, reason);
     }
 
     fn stats_raw(&self, json: &[u8]) {

@@ -13,12 +13,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::writer::pauses;
 use crate::kafka_options::KafkaOptions;
+use crate::logging::librdkafka;
 use crate::messages::{DeadLetter, WriteBatch};
 use crate::observe::activity::{Activity, StageActivity};
 
@@ -63,7 +65,15 @@ impl fmt::Debug for DeadLetterTopic {
 #[derive(Debug, Clone, Default)]
 struct Failures(Arc<Mutex<Vec<(usize, KafkaError)>>>);
 
-impl ClientContext for Failures {}
+impl ClientContext for Failures {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        librdkafka::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        librdkafka::log_error(&error, reason);
+    }
+}
 
 impl ProducerContext for Failures {
     type DeliveryOpaque = usize;
@@ -109,7 +119,7 @@ impl DeadLetterTopic {
         let letters: Vec<_> = batch.dead_letters.iter().chain(refused).collect();
         let mut unsent: Vec<usize> = (0..letters.len()).collect();
         let mut has_payload = vec![true; letters.len()];
-        let mut pauses = pauses();
+        let (mut attempt, mut pauses) = (1_u32, pauses());
         while !unsent.is_empty() {
             let mut failures = self.attempt(batch, &letters, &unsent, &has_payload);
             unsent.clear();
@@ -117,7 +127,15 @@ impl DeadLetterTopic {
                 let is_too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
                 let goes_on = !is_too_large || has_payload[*letter_idx];
                 if is_too_large {
-                    log::error!("a dead letter is too large for {}; usage_dead_letters has it", self.target);
+                    let (polled, message) = batch.message(letters[*letter_idx].source);
+                    log::error!(
+                        repeats = "a dead letter is too large";
+                        "the dead letter of partition {}, offset {} is too large for {}{}; usage_dead_letters has it",
+                        polled.spans[message.span_idx as usize].partition,
+                        message.offset,
+                        self.target,
+                        if goes_on { ", and is sent without its payload" } else { " even without its payload" }
+                    );
                     has_payload[*letter_idx] = false;
                 }
                 goes_on
@@ -126,11 +144,13 @@ impl DeadLetterTopic {
             activity.enter(Activity::Retrying);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             log::error!(
-                "{} of {} dead letters could not be produced to {}: {error}; trying again in {pause:?}",
+                repeats:% = error;
+                "attempt {attempt}: {} of {} dead letters could not be produced to {}: {error}; trying again in {pause:?}",
                 failures.len(),
                 letters.len(),
                 self.target
             );
+            attempt = attempt.saturating_add(1);
             std::thread::sleep(pause);
             unsent.extend(failures.drain(..).map(|(letter_idx, _)| letter_idx));
             unsent.sort_unstable();
@@ -205,7 +225,9 @@ impl DeadLetterTopic {
     fn renew(&mut self) {
         match self.client.create_with_context(Failures::default()) {
             Ok(producer) => self.producer = producer,
-            Err(error) => log::error!("creating a producer of dead letters: {error}"),
+            Err(error) => {
+                log::error!("creating another producer of dead letters to {}: {error}", self.target)
+            }
         }
     }
 }

@@ -165,7 +165,7 @@ impl Conversation {
         log::error!("{writer} has waited {waited:?} for the database: cancelling");
         let run = move || {
             if let Err(error) = cancel.cancel_query(NoTls) {
-                log::warn!("cancelling: {error}");
+                log::warn!("asking the database to cancel a statement: {error}");
             }
         };
         match thread::Builder::new().name("cancel".to_owned()).spawn(run) {

@@ -5,6 +5,8 @@
 //! database never lose a batch: it is retried with growing pauses until it is durable or the
 //! process stops. Ends when every decoder has hung up.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -18,6 +20,7 @@ use crate::latency::{Latencies, Stage};
 use crate::messages::{LetterCount, Progress, SpanOutcome, WriteBatch};
 use crate::observe::activity::Activity;
 use crate::observe::instruments::WriteInstruments;
+use crate::offsets::{Offset, OffsetSpan, Partition};
 use crate::status::LastDeadLetter;
 
 /// Where rows go: the database, or a test's double.
@@ -103,13 +106,17 @@ impl<S: RowSink> Writer<S> {
             };
             self.record_failure(&error);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
-            let (rows, chain) = (batch.rows.len(), error_chain(&error));
+            let (rows, places, chain) = (batch.rows.len(), places(batch), error_chain(&error));
             match S::remedy(&error) {
                 Remedy::RetryAndAlarm => log::error!(
-                    "{chain}: attempt {attempt} to write {rows} rows failed in a way that waiting may not cure; \
-                     trying again in {pause:?}"
+                    repeats:% = chain;
+                    "{chain}: attempt {attempt} to write {rows} rows of partitions {places} failed in a way that \
+                     waiting may not cure; trying again in {pause:?}"
                 ),
-                _ => log::warn!("{chain}: attempt {attempt} to write {rows} rows; trying again in {pause:?}"),
+                _ => log::warn!(
+                    repeats:% = chain;
+                    "{chain}: attempt {attempt} to write {rows} rows of partitions {places}; trying again in {pause:?}"
+                ),
             }
             std::thread::sleep(pause);
             attempt = attempt.saturating_add(1);
@@ -152,6 +159,23 @@ impl<S: RowSink> Writer<S> {
     }
 }
 
+/// Which offsets a batch has of which partitions, for the log: `0[5, 9), 3[0, 12) and 14 more`.
+fn places(batch: &WriteBatch) -> String {
+    const PLACES_MAX: usize = 4;
+    let mut by_partition: BTreeMap<Partition, Range<Offset>> = BTreeMap::new();
+    for OffsetSpan { partition, start, end, .. } in batch.outcomes.iter().map(|outcome| outcome.span) {
+        let place = by_partition.entry(partition).or_insert(start..end);
+        *place = place.start.min(start)..place.end.max(end);
+    }
+    let each =
+        by_partition.iter().map(|(partition, place)| format!("{partition}[{}, {})", place.start, place.end));
+    let mut places = each.take(PLACES_MAX).collect::<Vec<_>>().join(", ");
+    if by_partition.len() > PLACES_MAX {
+        places += &format!(" and {} more", by_partition.len() - PLACES_MAX);
+    }
+    places
+}
+
 /// The longest pause between two attempts, before jitter, which may double it.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -168,7 +192,7 @@ pub fn pauses() -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offsets::{Generation, OffsetSpan};
+    use crate::offsets::Generation;
     use crossbeam_channel::bounded;
 
     /// Fails as often as it is told to, then accepts.
@@ -232,6 +256,20 @@ mod tests {
             matches!(&reports[..], [Progress::Durable { outcomes, .. }] if outcomes[0].span == span),
             "{reports:?}"
         );
+    }
+
+    #[test]
+    fn the_log_says_where_a_batch_comes_from() {
+        let span = |partition, start, end| {
+            SpanOutcome::new(OffsetSpan { partition, generation: Generation(1), epoch: 1, start, end })
+        };
+        let mut batch = WriteBatch {
+            outcomes: vec![span(3, 0, 2), span(0, 5, 9), span(3, 2, 12)],
+            ..WriteBatch::default()
+        };
+        assert_eq!(places(&batch), "0[5, 9), 3[0, 12)");
+        batch.outcomes.extend((4..10).map(|partition| span(partition, 0, 1)));
+        assert_eq!(places(&batch), "0[5, 9), 3[0, 12), 4[0, 1), 5[0, 1) and 4 more");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod hostile_logs;
 mod flood;
 mod housekeeping;
 mod latency;
+mod logs;
 mod memory;
 mod page;
 mod pauses;
