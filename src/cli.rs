@@ -1,6 +1,8 @@
 //! The command line: every option is an environment variable too. Values are taken as text here and
 //! judged in `config.rs`, so that all mistakes can be reported at once.
 
+pub(crate) mod help;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +27,7 @@ pub(crate) const VERSION: &str =
 /// Takes API usage events from Apache Kafka, removes duplicates and copies them into TimescaleDB
 /// (or plain PostgreSQL), where customers are billed from them.
 #[derive(Debug, Parser)]
-#[command(name = "usage-processor", version = VERSION, after_help = EXIT_CODES)]
+#[command(name = "usage-processor", version = VERSION, after_help = help::ALL)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -44,10 +46,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Process events until a signal says stop.
+    #[command(after_long_help = help::RUN)]
     Run(RunArgs),
     /// Print the effective configuration, without secrets, and try both servers.
+    #[command(after_long_help = help::CHECK_CONFIG)]
     CheckConfig(CheckConfigArgs),
     /// Create the database's tables, or take the last step back.
+    #[command(after_long_help = help::MIGRATE)]
     Migrate {
         /// Where.
         #[command(flatten)]
@@ -57,6 +62,7 @@ pub enum Command {
         migrate: MigrateArgs,
     },
     /// Look at messages that are no valid events, export, replay or delete them.
+    #[command(after_long_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLettersArgs),
     /// Do what is due in the database: fold events into the figures, make partitions ahead, drop rows
     /// that are no longer retained. For a timer that calls it every hour.
@@ -64,20 +70,25 @@ pub enum Command {
     /// As the role that owns the tables. `run` does the same when it is given MAINTENANCE_DATABASE_URL.
     /// Any number of callers may try, and one at a time works. Rows whose figures cannot be proven equal
     /// are kept, with a warning.
+    #[command(after_long_help = help::MAINTAIN)]
     Maintain(MaintainArgs),
     /// Check that everything in the database adds up, in one snapshot; exit code 6 when it does not.
     ///
     /// Every message against the ledger, every row against the days written, dead letters, requests
     /// that are there twice, and the aggregates against the rows. Reads all rows several times.
+    #[command(after_long_help = help::AUDIT)]
     Audit(AuditArgs),
     /// Read partitions again from a time or an offset. Nothing is billed twice by it.
     ///
     /// The group must be stopped. Without --partition, partitions that have not come as far as that
     /// are left alone.
+    #[command(after_long_help = help::REWIND)]
     Rewind(Box<RewindArgs>),
     /// Produce realistic events, as an API gateway would, and keep the truth about them.
+    #[command(after_long_help = help::GENERATE)]
     Generate(GenerateArgs),
     /// Print percentiles from the files in LATENCY_DIR, compare two, draw them.
+    #[command(after_long_help = help::LATENCY)]
     Latency(LatencyArgs),
     /// Print what a running process does and how it fares, as its status page shows it.
     Status(StatusArgs),
@@ -87,6 +98,7 @@ pub enum Command {
     /// Works in a topic and a group of its own and in a database without usage events. The processor
     /// runs with its default settings, unless BATCH_SIZE, WRITER_THREADS and the like are set in the
     /// environment. Exits with an error if a single figure is off.
+    #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
 }
 
@@ -255,6 +267,9 @@ pub struct CheckConfigArgs {
     /// Do not try the servers.
     #[arg(long)]
     pub offline: bool,
+    /// Print it all as one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `demo`.
@@ -283,19 +298,6 @@ pub struct DemoArgs {
     #[arg(long)]
     pub seed: Option<u64>,
 }
-
-/// Exit codes, for `--help`; [`exit_code`] gives them names.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done, or stopped by a signal with everything in flight written and committed
-  1    a stage failed; the message names it and the cause (restart: yes); status: not alive or not ready
-  2    the command line or the configuration is wrong (restart: no)
-  3    a server refuses us, or the database is not migrated (restart: no); status: nobody answers
-  4    shutdown took longer than DRAIN_TIMEOUT (nothing is lost; restart: yes)
-  5    events were deleted from Kafka before they were read; see --accept-loss (restart: no)
-  6    the audit found an inconsistency (audit only)
-  7    too many messages are no valid events; see --dead-letter-max-ratio (restart: no)
-  130  stopped at once by a second SIGINT (nothing is lost); 143 by a second SIGTERM";
 
 /// The process's exit codes.
 pub mod exit_code {

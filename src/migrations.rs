@@ -60,6 +60,18 @@ pub enum State {
 /// When another process migrates for longer than [`LOCK_WAIT`], when the server cannot carry the profile, when an
 /// applied migration was changed since, or when a migration fails; those before it stay applied.
 pub fn up(client: &mut Client, choice: ProfileChoice) -> Result<Vec<&'static Migration>, MigrateError> {
+    up_with(client, choice, &mut |_| {})
+}
+
+/// The same, and calls `on_begin` before each migration.
+///
+/// # Errors
+/// As for [`up`].
+pub fn up_with(
+    client: &mut Client,
+    choice: ProfileChoice,
+    on_begin: &mut dyn FnMut(&Migration),
+) -> Result<Vec<&'static Migration>, MigrateError> {
     with_lock(client, LOCK_WAIT, |client| {
         let profile = ServerInfo::detect(client)?.profile_for(choice)?;
         if adopt::has_foreign_table(client)? {
@@ -75,6 +87,7 @@ pub fn up(client: &mut Client, choice: ProfileChoice) -> Result<Vec<&'static Mig
         let mut applied = Vec::new();
         for migration in files::of(profile) {
             if !recorded.iter().any(|record| record.version == migration.version) {
+                on_begin(migration);
                 apply(client, migration, profile)?;
                 applied.push(migration);
             }

@@ -127,11 +127,33 @@ pub fn mode(client: &mut Client) -> Result<SecondaryIndexes, postgres::Error> {
     Ok(if is_immediate { SecondaryIndexes::Immediate } else { SecondaryIndexes::Deferred })
 }
 
-/// The mode in words, and how many parts lack an index that they should have.
+/// The mode, and what is left to do. Displays as a line of `migrate status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexState {
+    /// When rows get them.
+    pub mode: SecondaryIndexes,
+    /// How many chunks or partitions lack one that they should have.
+    pub lacking_count: usize,
+}
+
+impl fmt::Display for IndexState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secondary indexes: {}", self.mode)?;
+        match self.lacking_count {
+            0 => Ok(()),
+            count => write!(
+                f,
+                ", and {count} chunks or partitions still lack them: `usage-processor maintain` builds them"
+            ),
+        }
+    }
+}
+
+/// The mode, and how many parts lack an index that they should have.
 ///
 /// # Errors
 /// When the database gives no answer, or has no schema.
-pub fn describe(client: &mut Client) -> Result<String, postgres::Error> {
+pub fn state(client: &mut Client) -> Result<IndexState, postgres::Error> {
     let mode = mode(client)?;
     let mut lacking: Vec<String> = of_parts(client)?
         .into_iter()
@@ -139,12 +161,7 @@ pub fn describe(client: &mut Client) -> Result<String, postgres::Error> {
         .map(|index| index.part)
         .collect();
     lacking.dedup();
-    Ok(match lacking.len() {
-        0 => format!("secondary indexes: {mode}"),
-        count => format!(
-            "secondary indexes: {mode}, and {count} chunks or partitions still lack them: `usage-processor maintain` builds them"
-        ),
-    })
+    Ok(IndexState { mode, lacking_count: lacking.len() })
 }
 
 /// Builds what parts lack, one after the other, as long as `goes_on` says so; returns how many indexes that were. Does

@@ -3,9 +3,12 @@
 
 use std::io::{self, Write};
 
+use anstyle::Style;
 use clap::Args;
 
 use super::connect::{SetupError, open};
+use super::progress_bar::step_bar;
+use super::table::{self, BAD, DOUBTFUL, GOOD};
 use crate::cli::{DatabaseArgs, EventArgs};
 use crate::config::{event_rules, maintenance_config};
 use crate::ledger::audit::{self, AuditError, Outcome, Report};
@@ -46,15 +49,23 @@ pub fn run(args: &AuditArgs) -> Result<(), AuditCommandError> {
     let (_, limits) = event_rules(&args.events).map_err(SetupError::from)?;
     let config = maintenance_config(&args.database).map_err(SetupError::from)?;
     let (mut client, _) = open(&config)?;
-    let report = audit::audit(&mut client, limits.clock_skew_max)?;
-    let mut out = io::stdout().lock();
+    let bar = step_bar(audit::CHECK_COUNT as u64);
+    let mut begun_count = 0;
+    let report = audit::audit(&mut client, limits.clock_skew_max, &mut |promise| {
+        bar.set_message(promise);
+        bar.set_position(begun_count);
+        begun_count += 1;
+    });
+    bar.finish_and_clear();
+    let report = report?;
     if args.json {
+        let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, &report)
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out))
             .map_err(AuditCommandError::Print)?;
     } else {
-        out.write_all(table(&report).as_bytes()).map_err(AuditCommandError::Print)?;
+        print(&report, &mut table::out()).map_err(AuditCommandError::Print)?;
     }
     match report.checks.iter().filter(|outcome| outcome.inconsistent_count > 0).count() {
         0 => Ok(()),
@@ -62,29 +73,29 @@ pub fn run(args: &AuditArgs) -> Result<(), AuditCommandError> {
     }
 }
 
-fn table(report: &Report) -> String {
-    let mut table = String::new();
+fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for outcome in &report.checks {
-        table += &format!("{:<13} {}\n", verdict(outcome), outcome.promise);
+        let (style, verdict) = verdict(outcome);
+        writeln!(out, "{style}{verdict:<13}{style:#} {}", outcome.promise)?;
         for finding in &outcome.findings {
             let mark = if finding.is_inconsistent { "" } else { "(in progress) " };
-            table += &format!("{:<13}   {mark}{}\n", "", finding.text);
+            writeln!(out, "{:<13}   {mark}{}", "", finding.text)?;
         }
         let told = i64::try_from(outcome.findings.len()).unwrap_or(i64::MAX);
         let untold = outcome.inconsistent_count + outcome.in_progress_count - told;
         if untold > 0 {
-            table += &format!("{:<13}   and {untold} more\n", "");
+            writeln!(out, "{:<13}   and {untold} more", "")?;
         }
     }
-    table += &format!("{:<13} {}\n", "folded until", report.folded_until);
-    table += if report.is_consistent { "CONSISTENT\n" } else { "INCONSISTENT\n" };
-    table
+    writeln!(out, "{:<13} {}", "folded until", report.folded_until)?;
+    let (style, verdict) = if report.is_consistent { (GOOD, "CONSISTENT") } else { (BAD, "INCONSISTENT") };
+    writeln!(out, "{style}{verdict}{style:#}")
 }
 
-fn verdict(outcome: &Outcome) -> &'static str {
+fn verdict(outcome: &Outcome) -> (Style, &'static str) {
     match (outcome.inconsistent_count, outcome.in_progress_count) {
-        (0, 0) => "ok",
-        (0, _) => "in progress",
-        _ => "INCONSISTENT",
+        (0, 0) => (GOOD, "ok"),
+        (0, _) => (DOUBTFUL, "in progress"),
+        _ => (BAD, "INCONSISTENT"),
     }
 }

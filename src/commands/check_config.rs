@@ -1,25 +1,23 @@
-//! `check-config`: the effective configuration as a table, without secrets, and a try of both
-//! servers.
+//! `check-config`: the effective configuration as a table, without secrets, and what is found when both servers are
+//! asked: each finding with its reason and with what to do.
 
+mod database;
+mod finding;
+mod kafka;
+
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use serde::Serialize;
 
-use super::connect::{describe, open};
-use super::run::retention_warning;
+use super::connect::describe;
+use super::table;
 use crate::cli::CheckConfigArgs;
 use crate::config::{Config, ConfigError, core_count, format_duration};
-use crate::error_chain::error_chain;
 use crate::latency::reporter::try_directory;
-use crate::maintenance::Bounds;
-use crate::poll::consumer_config::{DEFAULTS, consumer_config};
+use crate::poll::consumer_config::DEFAULTS;
 use crate::poll::start_position::OffsetReset;
-use crate::secondary_indexes;
-
-/// How long Kafka may take to answer.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+use finding::{Finding, Grade, summary};
 
 /// Why `check-config` exits with an error.
 #[derive(Debug, thiserror::Error)]
@@ -27,49 +25,92 @@ pub enum CheckConfigError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A server is not as it must be; the table says how.
-    #[error("{0} of 2 servers cannot be used as configured")]
-    Servers(usize),
+    /// `run` would not work, or not as promised; standard output says why.
+    #[error("{0} of the findings are problems")]
+    Problems(usize),
     /// Standard output is closed.
     #[error("printing the configuration")]
     Print(#[from] io::Error),
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Json<'a> {
+    /// Whether there is no problem.
+    is_usable: bool,
+    /// Whether the servers were asked.
+    is_online: bool,
+    /// Variables, and librdkafka's settings by their own names, with effective values.
+    configuration: BTreeMap<&'a str, &'a str>,
+    findings: &'a [Finding],
+}
+
 /// Prints and tries.
 pub fn run(args: &CheckConfigArgs) -> Result<(), CheckConfigError> {
     let config = Config::from_args(&args.pipeline, core_count())?;
-    let mut out = io::stdout().lock();
-    for (variable, value) in table(&config) {
-        writeln!(out, "{variable:<34} {value}")?;
+    let settings = settings(&config);
+    if !args.json {
+        let mut out = table::out();
+        for (variable, value) in &settings {
+            writeln!(out, "{variable:<34} {value}")?;
+        }
+        writeln!(out)?;
     }
-    // `run` goes on without it, and says so too.
-    if let Some(directory) = &config.latency_reports.directory
-        && let Err(error) = try_directory(directory)
-    {
-        writeln!(out, "LATENCY_DIR: WARNING, takes no files: {error}")?;
-    }
-    if args.offline {
-        writeln!(out, "The configuration holds together; the servers were not tried (--offline).")?;
-        return Ok(());
-    }
-    let checks = [("Kafka", try_kafka(&config)), ("Database", try_database(&config))];
-    let failures = checks.iter().filter(|(_, outcome)| outcome.is_err()).count();
-    for (server, outcome) in checks {
-        match outcome {
-            Ok(found) => writeln!(out, "{server}: ok, {found}")?,
-            Err(problem) => writeln!(out, "{server}: FAILED, {problem}")?,
+    let mut findings = find(&config, args.offline);
+    findings.sort_by_key(|finding| finding.grade); // The worst last, where a terminal shows it.
+    let problem_count = findings.iter().filter(|finding| finding.grade == Grade::Problem).count();
+    if args.json {
+        let configuration =
+            settings.iter().map(|(name, value)| (name.trim_start(), value.as_str())).collect();
+        let (is_usable, is_online) = (problem_count == 0, !args.offline);
+        let json = Json { is_usable, is_online, configuration, findings: &findings };
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &json).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        let mut out = table::out();
+        findings.iter().try_for_each(|finding| finding.print(&mut out))?;
+        if args.offline {
+            writeln!(out, "The configuration holds together; the servers were not tried (--offline).")?;
+        } else {
+            writeln!(out, "{}", summary(&findings))?;
         }
     }
-    if failures == 0 { Ok(()) } else { Err(CheckConfigError::Servers(failures)) }
+    if problem_count == 0 { Ok(()) } else { Err(CheckConfigError::Problems(problem_count)) }
+}
+
+fn find(config: &Config, is_offline: bool) -> Vec<Finding> {
+    let mut findings: Vec<_> = latency_directory(config).into_iter().collect();
+    if !is_offline {
+        let database = database::look(config);
+        findings.extend(kafka::look(config, database.has_ledger));
+        findings.extend(database.findings);
+    }
+    findings
+}
+
+/// `run` goes on without it, and says so too.
+fn latency_directory(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "latency_dir";
+    let directory = config.latency_reports.directory.as_ref()?;
+    Some(match try_directory(directory) {
+        Ok(()) => Finding::ok(CHECK, format!("{} takes files", directory.display())),
+        Err(error) => Finding::warning(
+            CHECK,
+            format!("{} takes no files: {error}", directory.display()),
+            "`run` goes on and writes no latencies",
+            "make the directory for the user that runs this (under systemd: LogsDirectory=usage-processor), or unset LATENCY_DIR",
+        ),
+    })
 }
 
 /// Variables and effective values.
-pub(super) fn table(config: &Config) -> Vec<(String, String)> {
+pub(super) fn settings(config: &Config) -> Vec<(String, String)> {
     let offset_reset = match config.start_policy.offset_reset {
         OffsetReset::Earliest => "earliest",
         OffsetReset::Latest => "latest",
     };
-    let mut table: Vec<(String, String)> = [
+    let mut settings: Vec<(String, String)> = [
         ("KAFKA_BROKERS", config.kafka_brokers.clone()),
         ("KAFKA_TOPIC", config.kafka_topic.clone()),
         ("KAFKA_GROUP_ID", config.kafka_group_id.clone()),
@@ -113,14 +154,14 @@ pub(super) fn table(config: &Config) -> Vec<(String, String)> {
     .into();
     for (name, default) in DEFAULTS {
         if !config.kafka_options.iter().any(|(option, _)| option == name) {
-            table.push((format!("  {name}"), (*default).to_owned()));
+            settings.push((format!("  {name}"), (*default).to_owned()));
         }
     }
     for (name, value) in config.kafka_options.iter() {
         let value = if is_secret(name) { "(secret)" } else { value };
-        table.push((format!("  {name}"), format!("{value}  (KAFKA_OPTIONS)")));
+        settings.push((format!("  {name}"), format!("{value}  (KAFKA_OPTIONS)")));
     }
-    table
+    settings
 }
 
 /// librdkafka's settings that hold, or may hold, a secret.
@@ -130,43 +171,25 @@ fn is_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-fn try_kafka(config: &Config) -> Result<String, String> {
-    let attempt = || -> Result<(usize, usize), KafkaError> {
-        let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
-        let consumer: BaseConsumer = client.create()?;
-        let metadata = consumer.fetch_metadata(Some(&config.kafka_topic), KAFKA_TIMEOUT)?;
-        let partition_count = metadata.topics().iter().map(|topic| topic.partitions().len()).sum();
-        Ok((metadata.brokers().len(), partition_count))
-    };
-    match attempt() {
-        Ok((brokers, 0)) => {
-            Err(format!("{brokers} broker(s), but no topic {}: create it", config.kafka_topic))
-        }
-        Ok((brokers, partitions)) => {
-            Ok(format!("{brokers} broker(s), {} has {partitions} partitions", config.kafka_topic))
-        }
-        Err(error) => Err(format!("no answer from {}: {error}", config.kafka_brokers)),
-    }
-}
-
-fn try_database(config: &Config) -> Result<String, String> {
-    let (mut client, server) = open(&config.database).map_err(|error| error_chain(&error))?;
-    let bounds = Bounds::read(&mut client).map_err(|error| error_chain(&error))?;
-    let mut found = format!(
-        "{server}\n  retention: {}, retained since: {}, folded until: {}",
-        bounds.retention, bounds.retained_since, bounds.folded_until
-    );
-    let indexes = secondary_indexes::describe(&mut client).map_err(|error| error_chain(&error))?;
-    found += &format!("\n  {indexes}");
-    if let Some(warning) = retention_warning(config.time_limits.event_age_max, &bounds) {
-        found += &format!("\n  {warning}");
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::PipelineArgs;
+
+    #[derive(Debug, Parser)]
+    struct TestCli {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+    }
+
+    /// The defaults, but for these arguments.
+    pub(super) fn config(arguments: &[&str]) -> Config {
+        let database = "--database-url=postgresql://billing:hunter2@db/usage";
+        let cli = TestCli::parse_from(["test", database, "--decoder-threads=1"].iter().chain(arguments));
+        Config::from_args(&cli.pipeline, 2).unwrap()
+    }
 
     #[test]
     fn secrets_are_known_by_their_names() {

@@ -8,6 +8,7 @@ use clap::Args;
 use postgres::error::SqlState;
 
 use super::connect::{SetupError, open_with};
+use super::progress_bar::spinner;
 use crate::cli::DatabaseArgs;
 use crate::config::maintenance_config;
 use crate::maintenance::{MaintenanceError, log_warnings, maintain};
@@ -48,7 +49,10 @@ pub fn run(args: &MaintainArgs) -> Result<(), MaintainError> {
         thread::sleep(pause);
         true
     };
-    let done = maintain(&mut client, pause).map_err(|error| match error {
+    let bar = spinner("maintaining");
+    let done = maintain(&mut client, pause);
+    bar.finish_and_clear();
+    let done = done.map_err(|error| match error {
         MaintenanceError::Round(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             MaintainError::Refused(error)
         }

@@ -14,6 +14,7 @@ pub mod rewind;
 pub mod run;
 pub mod run_summary;
 pub mod status;
+pub mod table;
 
 use std::error::Error;
 
@@ -46,7 +47,7 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     }
     match error.downcast_ref::<CheckConfigError>() {
         Some(CheckConfigError::Config(_)) => return exit_code::CONFIGURATION,
-        Some(CheckConfigError::Servers(_)) => return exit_code::REFUSED,
+        Some(CheckConfigError::Problems(_)) => return exit_code::REFUSED,
         Some(CheckConfigError::Print(_)) | None => {}
     }
     match error.downcast_ref::<DeadLettersError>() {

@@ -77,7 +77,7 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
 
 /// What the pipeline will write into, with what can be said before it runs.
 fn instruments(config: &Config, shutdown: &Shutdown) -> Result<Arc<Instruments>, prometheus::Error> {
-    let settings = check_config::table(config);
+    let settings = check_config::settings(config);
     let settings = settings.into_iter().map(|(name, value)| Setting { name: name.trim().to_owned(), value });
     let database = describe(&config.database);
     Instruments::new(config, database, settings.collect(), shutdown.clone()).map(Arc::new)

@@ -2,11 +2,12 @@
 //! of it had become rows. One statement, so either both happen or nothing does.
 
 use postgres::Client;
+use serde::Serialize;
 
 use super::filter::{CONDITION, Filter, LIMIT};
 
 /// What a purge deleted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
     /// Letters.
     pub letters: i64,

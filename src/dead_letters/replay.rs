@@ -110,11 +110,13 @@ impl Outcome {
     }
 }
 
-/// Replays every letter that is meant and has not become a row yet, in the order of its offsets.
+/// Replays every letter that is meant and has not become a row yet, in the order of its offsets. `on_progress` hears how
+/// many letters a transaction was about.
 pub fn replay(
     session: &mut ReplaySession,
     filter: &Filter,
     rules: ReplayRules,
+    on_progress: &mut dyn FnMut(u64),
 ) -> Result<Replayed, ReplayError> {
     let mut replayed = Replayed::default();
     let mut decoder = JsonDecoder::default();
@@ -152,6 +154,7 @@ pub fn replay(
             attempt.transaction.commit()?;
         }
         candidates.iter().for_each(|candidate| replayed.count(candidate.outcome));
+        on_progress(candidates.len() as u64);
     }
     Ok(replayed)
 }

@@ -155,7 +155,7 @@ impl Check {
     }
 }
 
-fn checks() -> [Check; 14] {
+fn checks() -> [Check; CHECK_COUNT] {
     [
         Check::new(
             "spans_tile",
@@ -213,11 +213,18 @@ fn checks() -> [Check; 14] {
     ]
 }
 
-/// Runs every check. Events may lie `clock_skew_max` in the future.
+/// How many checks there are.
+pub const CHECK_COUNT: usize = 14;
+
+/// Runs every check. Events may lie `clock_skew_max` in the future. `on_begin` hears what is checked next.
 ///
 /// # Errors
 /// When a query fails; what was found until then is not told.
-pub fn audit(client: &mut Client, clock_skew_max: Duration) -> Result<Report, AuditError> {
+pub fn audit(
+    client: &mut Client,
+    clock_skew_max: Duration,
+    on_begin: &mut dyn FnMut(&'static str),
+) -> Result<Report, AuditError> {
     let mut transaction = client
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
@@ -227,6 +234,7 @@ pub fn audit(client: &mut Client, clock_skew_max: Duration) -> Result<Report, Au
     transaction.batch_execute(SETTINGS).map_err(AuditError::Begin)?;
     let mut outcomes = Vec::new();
     for check in checks() {
+        on_begin(check.promise);
         let outcome = check
             .run(&mut transaction, clock_skew_max.as_secs_f64())
             .map_err(|source| AuditError::Check { promise: check.promise, source })?;

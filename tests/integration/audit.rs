@@ -130,7 +130,7 @@ fn corruptions() -> Vec<Corruption> {
 }
 
 fn audited(database: &mut Database) -> Report {
-    audit(&mut database.client, Duration::from_secs(300)).unwrap()
+    audit(&mut database.client, Duration::from_secs(300), &mut |_| {}).unwrap()
 }
 
 #[track_caller]

@@ -29,6 +29,7 @@ mod pipeline;
 mod readers;
 mod readme;
 mod secondary_indexes;
+mod shell;
 mod support;
 mod tidy;
 mod units;

@@ -198,8 +198,8 @@ fn check_config_tries_the_directory() {
     };
     let directory = tempfile::tempdir().unwrap();
     let said = check(directory.path().to_str().unwrap());
-    assert!(!said.contains("WARNING") && said.contains(directory.path().to_str().unwrap()), "{said}");
+    assert!(!said.contains("warning") && said.contains(directory.path().to_str().unwrap()), "{said}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing stays");
     let said = check("/proc/latency");
-    assert!(said.contains("LATENCY_DIR: WARNING, takes no files"), "{said}");
+    assert!(said.contains("warning  latency_dir         /proc/latency takes no files"), "{said}");
 }
