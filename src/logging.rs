@@ -173,6 +173,30 @@ mod tests {
         assert_eq!(read(level, "json"), (level, Format::Json, Vec::new()));
     }
 
+    /// In a process of its own, this test again: the hook is the process's.
+    #[test]
+    fn a_panic_is_a_line_too() {
+        const FORMAT: &str = "LOG_FORMAT_OF_PANIC";
+        if let Ok(format) = std::env::var(FORMAT) {
+            install("info", format.parse().unwrap());
+            panic!("on\npurpose");
+        }
+        let said = |format: &str| {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "logging::tests::a_panic_is_a_line_too"]).env(FORMAT, format);
+            let said = child.output().unwrap().stderr;
+            String::from_utf8(said).unwrap()
+        };
+        let json = said("json");
+        let line: serde_json::Value =
+            serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        let is_there = line["message"].as_str().is_some_and(|message| message.contains("on\npurpose"));
+        assert!(is_there && line["target"] == "panic" && line["level"] == "ERROR", "{json}");
+        let journal = said("journal");
+        assert!(journal.contains("<3>panic: purpose\n"), "{journal}");
+        assert!(journal.lines().all(|line| line.starts_with("<3>panic: ")), "{journal}");
+    }
+
     #[test]
     fn formats_are_read_with_white_space_around_them() {
         assert_eq!(" journal\n".parse(), Ok(Format::Journal));
