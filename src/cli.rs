@@ -140,6 +140,10 @@ pub struct KafkaArgs {
     /// The consumer group; instances of one group share the partitions.
     #[arg(long, env = "KAFKA_GROUP_ID", default_value = "usage-processor-group")]
     pub kafka_group_id: String,
+    /// A name of this instance's own, for `run`: static membership [default: none]. Started again within
+    /// `session.timeout.ms`, it has its partitions back, and no other instance notices.
+    #[arg(long, env = "KAFKA_GROUP_INSTANCE_ID")]
+    pub kafka_group_instance_id: Option<String>,
     /// Where a group without any offset starts: earliest or latest.
     #[arg(long, env = "KAFKA_AUTO_OFFSET_RESET", default_value = "earliest")]
     pub kafka_auto_offset_reset: String,

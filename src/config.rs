@@ -32,6 +32,8 @@ pub struct Config {
     pub kafka_topic: String,
     /// KAFKA_GROUP_ID.
     pub kafka_group_id: String,
+    /// KAFKA_GROUP_INSTANCE_ID.
+    pub kafka_group_instance_id: Option<String>,
     /// KAFKA_OPTIONS, in order.
     pub kafka_options: KafkaOptions,
     /// KAFKA_AUTO_OFFSET_RESET and ACCEPT_LOSS.
@@ -125,6 +127,7 @@ impl Config {
             kafka_brokers: judge.text("KAFKA_BROKERS", &args.kafka.kafka_brokers),
             kafka_topic: judge.text("KAFKA_TOPIC", &args.kafka.kafka_topic),
             kafka_group_id: judge.text("KAFKA_GROUP_ID", &args.kafka.kafka_group_id),
+            kafka_group_instance_id: judge.group_instance_id(args.kafka.kafka_group_instance_id.as_deref()),
             kafka_options: judge.kafka_options(&args.kafka),
             start_policy: StartPolicy {
                 offset_reset: judge.offset_reset(&args.kafka.kafka_auto_offset_reset),

@@ -48,6 +48,7 @@ pub mod dead_letters;
 pub mod cli;
 pub mod config;
 pub mod kafka_options;
+pub mod kafka_group;
 pub mod migrations;
 pub mod generate;
 pub mod demo;

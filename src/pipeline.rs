@@ -163,7 +163,8 @@ pub fn run(
     }
     let last = report();
     on_report(&last);
-    drop(consumer); // Leaves the group.
+    // Leaves the group; a static member does not, and its partitions wait for it until its session ends.
+    drop(consumer);
     Ok(last)
 }
 
@@ -238,6 +239,8 @@ fn create_consumer(
 ) -> Result<BaseConsumer<GroupContext>, PipelineError> {
     let poll_interval = effective_duration("max.poll.interval.ms", &config.kafka_options);
     let context = GroupContext::new(GroupOptions {
+        group: config.kafka_group_id.clone(),
+        instance_id: config.kafka_group_instance_id.clone(),
         topic: config.kafka_topic.clone(),
         start_policy: config.start_policy,
         ledger: Box::new(ledger(config)),
@@ -249,7 +252,10 @@ fn create_consumer(
         shutdown: instruments.shutdown.clone(),
         instruments: Arc::clone(&instruments.poll),
     });
-    let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
+    let mut client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
+    if let Some(id) = &config.kafka_group_instance_id {
+        client.set("group.instance.id", id);
+    }
     BaseConsumer::from_config_and_context(&client, context).map_err(PipelineError::Consumer)
 }
 

@@ -114,6 +114,10 @@ pub(super) fn settings(config: &Config) -> Vec<(String, String)> {
         ("KAFKA_BROKERS", config.kafka_brokers.clone()),
         ("KAFKA_TOPIC", config.kafka_topic.clone()),
         ("KAFKA_GROUP_ID", config.kafka_group_id.clone()),
+        (
+            "KAFKA_GROUP_INSTANCE_ID",
+            config.kafka_group_instance_id.clone().unwrap_or_else(|| "none".to_owned()),
+        ),
         ("KAFKA_AUTO_OFFSET_RESET", offset_reset.to_owned()),
         ("ACCEPT_LOSS", config.start_policy.accept_loss.to_string()),
         ("DATABASE_URL", describe(&config.database)),

@@ -104,7 +104,9 @@ fn exit_code_of_stage(error: &StageError) -> u8 {
         StageError::Failed { source, .. } if source.is::<DecodeError>() => exit_code::MOSTLY_REJECTED,
         StageError::Failed { source, .. } => match source.downcast_ref() {
             Some(PollError::EventsLost(_)) => exit_code::EVENTS_LOST,
-            Some(PollError::Refused { .. } | PollError::NoTopic { .. }) => exit_code::REFUSED,
+            Some(PollError::Refused { .. } | PollError::NoTopic { .. } | PollError::Fenced { .. }) => {
+                exit_code::REFUSED
+            }
             _ => exit_code::FAILED,
         },
         StageError::Panicked { .. } | StageError::Spawn { .. } => exit_code::FAILED,

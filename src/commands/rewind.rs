@@ -15,6 +15,7 @@ use super::connect::{SetupError, open};
 use super::progress_bar::count_bar;
 use crate::cli::PipelineArgs;
 use crate::config::{Config, core_count};
+use crate::kafka_group::member_count;
 use crate::ledger::{Ledger, LedgerError};
 use crate::logging::librdkafka::Asking;
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
@@ -125,10 +126,8 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
 }
 
 fn refuse_active_group(consumer: &BaseConsumer<Asking>, config: &Config) -> Result<(), RewindError> {
-    let groups = consumer
-        .fetch_group_list(Some(&config.kafka_group_id), KAFKA_TIMEOUT)
-        .map_err(|error| RewindError::Kafka("the group's members", error))?;
-    match groups.groups().iter().map(|group| group.members().len()).sum() {
+    let found = member_count(consumer, &config.kafka_group_id, KAFKA_TIMEOUT);
+    match found.map_err(|error| RewindError::Kafka("the group's members", error))? {
         0 => Ok(()),
         member_count => Err(RewindError::GroupActive { group: config.kafka_group_id.clone(), member_count }),
     }

@@ -75,4 +75,39 @@ impl Judge {
             *range.start()
         })
     }
+
+    /// By the broker's rules; none if it is empty.
+    pub(super) fn group_instance_id(&mut self, value: Option<&str>) -> Option<String> {
+        const LENGTH_MAX: usize = 249;
+        let id = value.map(str::trim).filter(|id| !id.is_empty())?;
+        let is_name = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !is_name || id.len() > LENGTH_MAX || id == "." || id == ".." {
+            self.mistake(
+                "KAFKA_GROUP_INSTANCE_ID",
+                id,
+                format!(
+                    "wanted is a name of up to {LENGTH_MAX} letters, digits, dots, dashes and underscores"
+                ),
+            );
+        }
+        Some(id.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instances_id_is_one_that_the_broker_takes() {
+        let judge = |id: &str| {
+            let mut judge = Judge::default();
+            (judge.group_instance_id(Some(id)), judge.mistakes.len())
+        };
+        assert_eq!(judge(" host-1.usage_7"), (Some("host-1.usage_7".to_owned()), 0));
+        assert_eq!(judge(""), (None, 0));
+        for wrong in ["a b", "..", "%i/1", &"x".repeat(250)] {
+            assert_eq!(judge(wrong).1, 1, "{wrong}");
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("bootstrap.servers", "use KAFKA_BROKERS"),
     ("metadata.broker.list", "use KAFKA_BROKERS"),
     ("group.id", "use KAFKA_GROUP_ID"),
+    ("group.instance.id", "use KAFKA_GROUP_INSTANCE_ID"),
 ];
 
 /// Ours, whatever the user says.

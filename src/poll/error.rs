@@ -1,7 +1,9 @@
 //! Why the poller stops the process. Made on its thread, by the loop and by the callbacks.
 
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::rebalance::GroupContext;
 use super::start_position::EventsLost;
 use crate::offsets::Partition;
 use crate::stage::BoxedError;
@@ -89,6 +91,17 @@ pub enum PollError {
         /// The topic.
         topic: String,
     },
+    /// Somebody else is us.
+    #[error(
+        "another process has joined group {group} as {instance_id}, which is this one's KAFKA_GROUP_INSTANCE_ID: each instance \
+         needs its own; nothing is lost"
+    )]
+    Fenced {
+        /// The group.
+        group: String,
+        /// KAFKA_GROUP_INSTANCE_ID.
+        instance_id: String,
+    },
     /// librdkafka cannot go on.
     #[error("consuming {topic}")]
     Consume {
@@ -97,4 +110,18 @@ pub enum PollError {
         /// What Kafka said.
         source: KafkaError,
     },
+}
+
+impl PollError {
+    /// An error that the client does not come back from; it knows more about it than the error says.
+    pub(super) fn fatal(consumer: &BaseConsumer<GroupContext>, source: KafkaError) -> Self {
+        let options = consumer.context().options();
+        match consumer.client().fatal_error() {
+            Some((RDKafkaErrorCode::FencedInstanceId, _)) => Self::Fenced {
+                group: options.group.clone(),
+                instance_id: options.instance_id.clone().unwrap_or_default(),
+            },
+            _ => Self::Consume { topic: options.topic.clone(), source },
+        }
+    }
 }

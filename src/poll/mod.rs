@@ -6,7 +6,9 @@
 
 mod error;
 pub mod consumer_config;
+pub mod error;
 pub mod history;
+pub mod idle;
 pub mod intake;
 pub mod poller;
 pub mod rebalance;

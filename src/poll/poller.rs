@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use super::error::PollError;
+use super::idle::IdleNotice;
 use super::intake::{Incoming, Intake};
 use super::rebalance::{GroupContext, Notice};
 use super::start_position::StartPosition;
@@ -53,6 +54,7 @@ pub struct Poller {
     gap_ends: Vec<(Partition, Offset)>,
     /// When the group first gave us partitions, or none.
     assigned_at: Option<Instant>,
+    idle_notice: IdleNotice,
     is_paused: bool,
 }
 
@@ -86,6 +88,7 @@ impl Poller {
             generations: HashMap::new(),
             gap_ends: Vec::new(),
             assigned_at: None,
+            idle_notice: IdleNotice::default(),
             is_paused: false,
         }
     }
@@ -112,6 +115,9 @@ impl Poller {
                 if let Flow::Stop = self.hand_on(decoder_idx)? {
                     return Ok(());
                 }
+            }
+            if self.assigned_at.is_some() {
+                self.idle_notice.look(&self.consumer, self.intake.partition_count());
             }
             if self.stops_at_end && self.is_at_end() {
                 log::info!("every partition is read to the end it had at the start");
@@ -260,9 +266,7 @@ impl Poller {
             ) => {
                 return Err(PollError::Unreadable { topic: self.topic.clone(), source: error });
             }
-            KafkaError::MessageConsumptionFatal(_) => {
-                return Err(PollError::Consume { topic: self.topic.clone(), source: error });
-            }
+            KafkaError::MessageConsumptionFatal(_) => return Err(PollError::fatal(&self.consumer, error)),
             KafkaError::MessageConsumption(
                 Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition,
             ) => {

@@ -19,8 +19,8 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
+use super::error::PollError;
 use super::history;
-use super::poller::PollError;
 use super::start_position::{Beginning, PartitionState, Recorded, StartLedger, StartPolicy, StartPosition};
 use super::statistics::{self, PartitionStatistics};
 use crate::clock;
@@ -55,6 +55,10 @@ pub enum Notice {
 /// What the callbacks need.
 #[derive(Debug)]
 pub struct GroupOptions {
+    /// The consumer group.
+    pub group: String,
+    /// KAFKA_GROUP_INSTANCE_ID.
+    pub instance_id: Option<String>,
     /// The topic that is consumed.
     pub topic: String,
     /// How start positions are chosen.
@@ -95,6 +99,11 @@ impl GroupContext {
             callbacks_served: AtomicU64::new(0),
             strange_answers: AtomicU64::new(0),
         }
+    }
+
+    /// What the callbacks were made with.
+    pub(super) fn options(&self) -> &GroupOptions {
+        &self.options
     }
 
     /// What happened since the last call, in order. At most a second's statistics and the events

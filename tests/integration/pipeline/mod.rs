@@ -28,6 +28,7 @@ mod refusals;
 mod replay;
 mod retries;
 pub(crate) mod roles;
+mod scaling;
 mod silence;
 mod standby;
 mod stops;
