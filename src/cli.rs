@@ -17,6 +17,7 @@ use crate::commands::latency::LatencyArgs;
 use crate::commands::maintain::MaintainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::rewind::RewindArgs;
+use crate::commands::smoke::SmokeArgs;
 use crate::commands::status::StatusArgs;
 use crate::migrations::ProfileChoice;
 
@@ -84,6 +85,13 @@ pub enum Command {
     /// are left alone.
     #[command(after_long_help = help::REWIND)]
     Rewind(Box<RewindArgs>),
+    /// Check a deployment that is running: send 5 events of a marked organization, and look for them in Kafka, in the
+    /// group's offsets, in the table and in the views.
+    ///
+    /// Nobody is billed for them. They are removed at the end, and that is booked, so `audit` agrees; as the role of
+    /// MAINTENANCE_DATABASE_URL. Stops at the first step that fails and says what to do: exit code 3 when a server cannot be
+    /// used (nothing was sent then), 1 for any other step.
+    Smoke(Box<SmokeArgs>),
     /// Produce realistic events, as an API gateway would, and keep the truth about them.
     #[command(after_long_help = help::GENERATE)]
     Generate(GenerateArgs),

@@ -44,6 +44,7 @@ pub mod error_chain;
 pub mod logging;
 pub mod pipeline;
 pub mod dead_letters;
+pub mod smoke;
 
 pub mod cli;
 pub mod config;

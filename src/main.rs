@@ -6,7 +6,7 @@ use clap::Parser;
 use usage_processor::cli::{Cli, Command};
 use usage_processor::commands::{
     audit, check_config, connect, dead_letters, demo, exit_code_of, generate, latency, maintain, migrate,
-    rewind, run, status,
+    rewind, run, smoke, status,
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
@@ -43,5 +43,6 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::Latency(args) => Ok(latency::run(args)?),
         Command::Status(args) => Ok(status::run(args)?),
         Command::Demo(args) => Ok(demo::run(args)?),
+        Command::Smoke(args) => Ok(smoke::run(args)?),
     }
 }

@@ -13,6 +13,7 @@ pub mod progress_bar;
 pub mod rewind;
 pub mod run;
 pub mod run_summary;
+pub mod smoke;
 pub mod status;
 pub mod table;
 
@@ -27,6 +28,7 @@ use crate::commands::maintain::MaintainError;
 use crate::commands::migrate::MigrateCommandError;
 use crate::commands::rewind::RewindError;
 use crate::commands::run::RunError;
+use crate::commands::smoke::SmokeCommandError;
 use crate::commands::status::StatusError;
 use crate::config::ConfigError;
 use crate::decode::circuit_breaker::DecodeError;
@@ -80,6 +82,12 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
             return exit_code::REFUSED;
         }
         Some(StatusError::NotWell(_) | StatusError::Print(_)) | None => {}
+    }
+    match error.downcast_ref::<SmokeCommandError>() {
+        Some(SmokeCommandError::Setup(error)) => return exit_code_of_setup(error),
+        // A server that cannot be used, as `check-config` would say.
+        Some(SmokeCommandError::Failed { step: 1, .. }) => return exit_code::REFUSED,
+        Some(_) | None => {}
     }
     if error.is::<ConfigError>() {
         exit_code::CONFIGURATION

@@ -1,5 +1,5 @@
-//! Progress bars, of whatever may take longer than two seconds. On standard error, and hidden where that is no terminal; log
-//! lines are written above them.
+//! Progress bars, of whatever may take longer than two seconds, and the spinner of what waits for others. On standard error,
+//! and hidden where that is no terminal; log lines are written above them.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};

@@ -93,6 +93,7 @@ macro_rules! every_migration_of {
             $folder "019" 19 "find_parts",
             "common" "020" 20 "index_time_by_blocks",
             "common" "021" 21 "fold_touched_spans",
+            "common" "022" 22 "remove_smoke_events",
         }
     };
 }

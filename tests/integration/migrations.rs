@@ -9,7 +9,7 @@ use usage_processor::migrations::{
 
 use crate::database::{Database, choice, profiles};
 
-const ALL: [&str; 18] = [
+const ALL: [&str; 19] = [
     "004_create_usage_events",
     "005_create_usage_dead_letters",
     "006_create_usage_figures",
@@ -28,6 +28,7 @@ const ALL: [&str; 18] = [
     "019_find_parts",
     "020_index_time_by_blocks",
     "021_fold_touched_spans",
+    "022_remove_smoke_events",
 ];
 
 fn labels(list: &[&Migration]) -> Vec<String> {

@@ -30,6 +30,7 @@ mod retries;
 pub(crate) mod roles;
 mod scaling;
 mod silence;
+mod smoke;
 mod standby;
 mod stops;
 
