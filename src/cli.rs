@@ -121,7 +121,7 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL_FILE", global = true, help_heading = "Database")]
     pub database_url_file: Option<PathBuf>,
     /// The same database as a role that owns the tables: for `migrate`, `run --migrate`, `maintain`,
-    /// `audit`, and `dead-letters replay` and `purge` [default: DATABASE_URL]. `run` maintains the
+    /// `audit`, `smoke`, and `dead-letters replay` and `purge` [default: DATABASE_URL]. `run` maintains the
     /// database too, once an hour, when this is given.
     #[arg(
         long,

@@ -19,10 +19,11 @@ const PARTITIONS: i32 = 16;
 /// Sixteen processes start on two cores: seconds each, one after the other.
 const CROWD_PATIENCE: Duration = Duration::from_secs(180);
 
-/// An idle one is small; `id` makes it a static member.
+/// An idle one is small; `id` makes it a static member, whose session outlives the slowest restart.
 fn spawn(case: &Case, id: Option<&str>) -> Processor {
     let builder = case.processor().env("WRITER_THREADS", "1").env("STATS_INTERVAL", "1h");
-    builder.env("KAFKA_GROUP_INSTANCE_ID", id.unwrap_or_default()).spawn()
+    let Some(id) = id else { return builder.spawn() };
+    builder.env("KAFKA_GROUP_INSTANCE_ID", id).env("KAFKA_OPTIONS", "session.timeout.ms=120000").spawn()
 }
 
 /// The partitions that a process has by its log.

@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 
 use serde_json::Value;
-use usage_processor::migrations::Profile;
+use usage_processor::migrations::{self, Profile};
 use usage_processor::smoke::{EVENT_COUNT, ORGANIZATION, STEPS};
 
 use super::roles::Writer;
 use super::{Case, PATIENCE, event, now_ms};
-use crate::database::{Database, profiles};
+use crate::database::{Database, choice, profiles};
 use crate::support::{Processor, ProcessorBuilder, eventually};
 
 /// How long a step may take that is to fail by waiting.
@@ -141,6 +141,11 @@ fn servers_that_cannot_be_used_are_the_first_step_and_nothing_is_sent() {
     case.database.connect().execute("SELECT usage_grant_reader($1::text::name)", &[&role]).unwrap();
     refused(as_writer(), &["may not remove the events again", "--keep"]);
     assert_eq!(case.topic.end_offsets(), [0]);
+
+    // To leave them takes no more than to read.
+    let _processor = case.processor().spawn();
+    assert_passes(as_writer().arg("--keep"));
+    assert_eq!(case.rows(), 5);
 }
 
 #[test]
@@ -198,4 +203,15 @@ fn events_that_are_rows_elsewhere_or_dead_letters_are_missed_in_the_table() {
     assert_fails(smoke(&case), 5, 1, &["dead letters: database_rejected", "no_smoke"]);
     assert_eq!(usize::try_from(case.dead_letters()), Ok(EVENT_COUNT));
     assert_audited(&case);
+}
+
+#[test]
+fn the_way_back_of_the_schema_keeps_what_was_booked() {
+    let mut database = Database::migrated(Profile::PostgreSql);
+    let book = "INSERT INTO usage_ledger_days (event_day, source, written)
+                VALUES ('2026-01-01', 'kafka', 5), ('2026-01-01', 'removed', -5)";
+    database.client.batch_execute(book).unwrap();
+    while migrations::down(&mut database.client).unwrap().unwrap().name != "remove_smoke_events" {}
+    assert_eq!(database.text("SELECT concat_ws(' ', count(*), sum(written)) FROM usage_ledger_days"), "2 0");
+    migrations::up(&mut database.client, choice(Profile::PostgreSql)).unwrap();
 }
