@@ -14,7 +14,7 @@ SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh 
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
 # These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
-LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory \
+LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory pipeline::scaling \
     closing::closing_while_others_write figures::every_read_is_exact
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard tests/*/package-lock.json))
 
@@ -62,6 +62,16 @@ chaos: ## break servers and processors at random for a while (DURATION=10m SEED=
 	@$(STEP) "install what is missing" $(INSTALL) test
 	@$(STEP) "chaos" env CHAOS_DURATION="$(or $(DURATION),10m)" CHAOS_SEED="$(SEED)" CHAOS_REPORT="$(REPORT)" \
 	    $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --nocapture chaos
+
+.PHONY: rolling-restart
+rolling-restart: ## restart four instances under load, as tuning/rolling-restart.md does (ROUNDS=3 RATE=1000)
+	@$(STEP) "install what is missing" $(INSTALL) test
+	@$(STEP) "build the tests" cargo test --locked --features failpoints --test integration --no-run
+	@report="$$(mktemp)"; for round in $$(seq "$(or $(ROUNDS),3)"); do \
+	    $(STEP) "rolling restart $$round" env ROLLING_RESTART_RATE="$(or $(RATE),1000)" ROLLING_RESTART_REPORT="$$report" \
+	        $(WITH_SERVERS) cargo test --locked --features failpoints --test integration -- --test-threads=1 rolling_restart; \
+	done; \
+	echo "| membership | longest wait ms | longest gap ms | partitions assigned |"; echo "|---|---|---|---|"; sort "$$report"; rm "$$report"
 
 BENCH_END_TO_END := $(WITH_SERVERS) cargo bench --locked --bench end_to_end --
 

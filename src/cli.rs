@@ -91,6 +91,7 @@ pub enum Command {
     /// Nobody is billed for them. They are removed at the end, and that is booked, so `audit` agrees; as the role of
     /// MAINTENANCE_DATABASE_URL. Stops at the first step that fails and says what to do: exit code 3 when a server cannot be
     /// used (nothing was sent then), 1 for any other step.
+    #[command(after_long_help = help::SMOKE)]
     Smoke(Box<SmokeArgs>),
     /// Produce realistic events, as an API gateway would, and keep the truth about them.
     #[command(after_long_help = help::GENERATE)]
@@ -99,6 +100,7 @@ pub enum Command {
     #[command(after_long_help = help::LATENCY)]
     Latency(LatencyArgs),
     /// Print what a running process does and how it fares, as its status page shows it.
+    #[command(after_long_help = help::STATUS)]
     Status(StatusArgs),
     /// Show the whole way with a million events, and check every figure. `make demo` starts the
     /// private servers for it.

@@ -77,6 +77,14 @@ pub(super) const REWIND: &str = exit_codes!(
     "3    the group is active, there is nothing to rewind, Kafka has no such messages any more, or a server refuses us"
 );
 
+/// `smoke`.
+pub(super) const SMOKE: &str = exit_codes!(
+    "0    all seven steps passed"
+    "1    a step after the first failed; the message says what to do"
+    "2    the command line or the configuration is wrong"
+    "3    a server cannot be used; nothing was sent"
+);
+
 /// `generate`.
 pub(super) const GENERATE: &str = exit_codes!(
     "0    all messages are acknowledged, or those that were sent before a signal"
@@ -90,6 +98,14 @@ pub(super) const LATENCY: &str = exit_codes!(
     "0    printed or drawn"
     "1    a file could not be read or written"
     "2    the command line is wrong"
+);
+
+/// `status`.
+pub(super) const STATUS: &str = exit_codes!(
+    "0    alive and ready"
+    "1    it answers, and is not alive or not ready"
+    "2    the command line is wrong, or METRICS_ADDR says that nobody listens"
+    "3    nobody answers, or not a usage-processor"
 );
 
 /// `demo`.

@@ -4,7 +4,6 @@
 //! `poller.rs` does channels and time, `rebalance.rs` the consumer's callbacks; `intake.rs` (who
 //! gets which message, in which span), `start_position.rs` and `history.rs` are pure.
 
-mod error;
 pub mod consumer_config;
 pub mod error;
 pub mod history;
