@@ -18,16 +18,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// A thousand partitions and ninety points of latency are a tenth of it.
 const BYTES_MAX: u64 = 4 << 20;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  alive and ready
-  1  not alive, or not ready; the reasons are printed
-  2  the command line is wrong, or METRICS_ADDR is `none`
-  3  nobody answers there";
-
 /// `status`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct StatusArgs {
     /// The process, such as `http://127.0.0.1:9465` [default: http://METRICS_ADDR].
     #[arg(long)]
