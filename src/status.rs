@@ -105,7 +105,7 @@ pub struct StageStatus {
     pub starved: f64,
     /// waiting for the next stage to take it,
     pub blocked: f64,
-    /// waiting before another attempt (writers only).
+    /// trying again what has failed, from the first failure to the success (writers only).
     pub retrying: f64,
 }
 

@@ -1,7 +1,8 @@
 //! What a stage's thread is doing, and for how long it has done what: one mechanism for the time that each stage
 //! is starved or blocked, and for telling a stage that waits from one that is stuck.
 //!
-//! The stage's own thread writes, without a lock or an allocation, a few times a batch (50 ns each); any thread reads.
+//! The stage's own thread writes, without a lock or an allocation, a few times a batch; any thread reads. What that costs is
+//! the look at the clock: of 176 ns for a change of activity 141 (2026-11-28, 2 busy cores of a virtual machine).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};

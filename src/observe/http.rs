@@ -44,11 +44,15 @@ impl Server {
         let mut serving = Serving { listener, connections: Vec::new(), answer };
         let end = Arc::clone(&is_over);
         let run = move || {
+            let mut last_error = String::new();
             while !end.load(Ordering::Acquire) {
-                if let Err(error) = serving.turn() {
-                    log::warn!("serving status and metrics: {error}");
-                    thread::sleep(ACCEPT_PAUSE);
+                let Err(error) = serving.turn() else { continue };
+                let said = error.to_string();
+                if said != last_error {
+                    log::warn!("serving status and metrics: {said}; going on");
+                    last_error = said;
                 }
+                thread::sleep(ACCEPT_PAUSE);
             }
         };
         thread::Builder::new().name("http".to_owned()).spawn(run)?;
