@@ -1,7 +1,7 @@
 //! The log: lines on standard error as text for people, as JSON for programs, or as journald reads them from
 //! a unit. Set up once, by `main`; written by every thread, librdkafka's too.
 //!
-//! A line is written whole, with one call. What repeats is bounded by [`repeats`]. A standard error that is closed is no
+//! A line is written whole, with one call. What repeats is bounded by `repeats`. A standard error that is closed is no
 //! reason to stop: what cannot be written is lost. No line shows a password; payloads are shown at `debug` and below only.
 
 mod format;
