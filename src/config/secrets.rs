@@ -1,9 +1,11 @@
-//! Values that are secrets: given as they are, or as the name of a file that holds them (systemd
-//! credentials, mounted secrets). Reads files; prints neither values nor what is in the files.
+//! Values that are secrets: given as they are, or as the name of a file that holds them (mounted secrets), or by
+//! systemd as a credential of that name (`database-url` for DATABASE_URL). Reads files; prints neither values
+//! nor what is in the files.
 
+use std::env;
 use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use postgres::config::SslMode;
 
@@ -28,21 +30,24 @@ pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake>
 /// Where the database is, for what needs more rights than writing events: the same place unless
 /// MAINTENANCE_DATABASE_URL says otherwise.
 pub fn maintenance_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
-    const VARIABLE: &str = "MAINTENANCE_DATABASE_URL";
-    let url = secret(
-        VARIABLE,
+    let url = maintenance_url(args)?;
+    url.map_or_else(|| database_config(args), |url| parse(MAINTENANCE_URL, &url))
+}
+
+/// Whether MAINTENANCE_DATABASE_URL is given, in whichever way. A mistake in it is another's to tell.
+pub(super) fn names_maintenance(args: &DatabaseArgs) -> bool {
+    maintenance_url(args).is_ok_and(|url| url.is_some())
+}
+
+const MAINTENANCE_URL: &str = "MAINTENANCE_DATABASE_URL";
+
+fn maintenance_url(args: &DatabaseArgs) -> Result<Option<String>, Mistake> {
+    secret(
+        MAINTENANCE_URL,
         args.maintenance_database_url.as_deref(),
         "MAINTENANCE_DATABASE_URL_FILE",
         args.maintenance_database_url_file.as_deref(),
-    )?;
-    url.map_or_else(|| database_config(args), |url| parse(VARIABLE, &url))
-}
-
-/// Whether MAINTENANCE_DATABASE_URL is given, as it is or in a file.
-pub(super) fn names_maintenance(args: &DatabaseArgs) -> bool {
-    let url = args.maintenance_database_url.as_deref().unwrap_or_default();
-    let file = args.maintenance_database_url_file.as_deref();
-    !url.trim().is_empty() || file.is_some_and(|path| !path.as_os_str().is_empty())
+    )
 }
 
 /// The text of KAFKA_OPTIONS; empty when there are none.
@@ -90,7 +95,8 @@ fn secret(
 ) -> Result<Option<String>, Mistake> {
     let value = value.map(str::trim).filter(|value| !value.is_empty());
     let Some(path) = file.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(value.map(str::to_owned));
+        let directory = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        return or_credential(variable, value, directory.as_deref());
     };
     let mistake = |allowed: String| Mistake {
         variable: file_variable,
@@ -105,11 +111,36 @@ fn secret(
     if text.is_empty() { Err(mistake("the file is empty".to_owned())) } else { Ok(Some(text.to_owned())) }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
+/// The value, or what systemd has passed on. A credential that is empty or absent counts as not given, so that a unit
+/// can load it whether or not the host has it.
+fn or_credential(
+    variable: &'static str,
+    value: Option<&str>,
+    directory: Option<&Path>,
+) -> Result<Option<String>, Mistake> {
+    let name = variable.to_lowercase().replace('_', "-");
+    let mistake = |allowed: String| Mistake { variable, value: None, allowed };
+    let text = match directory.map(|directory| read(&directory.join(&name))) {
+        None => String::new(),
+        Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Some(text) => {
+            text.map_err(|error| mistake(format!("the credential {name} cannot be read: {error}")))?
+        }
+    };
+    match (value, text.trim()) {
+        (Some(_), text) if !text.is_empty() => {
+            Err(mistake(format!("comes as the credential {name} too: give one of them")))
+        }
+        (Some(value), _) => Ok(Some(value.to_owned())),
+        (None, text) => Ok((!text.is_empty()).then(|| text.to_owned())),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > SECRET_BYTES_MAX {
-        return Err(std::io::Error::other(format!("it has more than {SECRET_BYTES_MAX} bytes")));
+        return Err(io::Error::other(format!("it has more than {SECRET_BYTES_MAX} bytes")));
     }
     Ok(text)
 }
@@ -159,6 +190,23 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 65 << 10]).unwrap();
         let large = database_config(&args(None, Some(path))).unwrap_err();
         assert!(large.allowed.contains("more than 65536 bytes"), "{large:?}");
+    }
+
+    #[test]
+    fn a_credential_is_a_secret_that_may_be_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let given = |value| or_credential("DATABASE_URL", value, Some(directory.path()));
+        assert_eq!(given(Some(URL)).unwrap().as_deref(), Some(URL));
+        assert_eq!(given(None).unwrap(), None);
+        std::fs::write(directory.path().join("database-url"), "\n").unwrap();
+        assert_eq!(given(Some(URL)).unwrap().as_deref(), Some(URL));
+        assert_eq!(given(None).unwrap(), None);
+        std::fs::write(directory.path().join("database-url"), format!("{URL}\n")).unwrap();
+        assert_eq!(given(None).unwrap().as_deref(), Some(URL));
+        let both = given(Some("postgresql://other@db/usage")).unwrap_err();
+        assert_eq!(both.allowed, "comes as the credential database-url too: give one of them");
+        let none = or_credential("DATABASE_URL", None, None).unwrap();
+        assert_eq!(none, None, "no credentials outside of systemd");
     }
 
     #[test]
