@@ -33,6 +33,7 @@ pub mod secondary_indexes;
 pub mod health;
 pub mod observe;
 pub mod status;
+pub mod systemd_notify;
 pub mod shutdown;
 pub mod stage;
 pub mod latency;

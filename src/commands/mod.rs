@@ -42,9 +42,11 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         return match error {
             RunError::Setup(error) => exit_code_of_setup(error),
             RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
-            RunError::Pipeline(_) | RunError::Signals(_) | RunError::Metrics(_) | RunError::Summary(_) => {
-                exit_code::FAILED
-            }
+            RunError::Pipeline(_)
+            | RunError::Signals(_)
+            | RunError::Metrics(_)
+            | RunError::Notifier(_)
+            | RunError::Summary(_) => exit_code::FAILED,
         };
     }
     match error.downcast_ref::<CheckConfigError>() {

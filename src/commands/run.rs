@@ -22,6 +22,7 @@ use crate::observe::routes;
 use crate::pipeline::{self, PipelineError, Report};
 use crate::shutdown::Shutdown;
 use crate::status::Setting;
+use crate::systemd_notify::{Notifier, Observed};
 
 /// How long the server may take to say what its schema is, as opposed to being away.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +41,9 @@ pub enum RunError {
     /// A metric is declared wrongly.
     #[error("declaring metrics")]
     Metrics(#[source] prometheus::Error),
+    /// No thread that speaks to systemd.
+    #[error("starting the thread systemd")]
+    Notifier(#[source] io::Error),
     /// The pipeline failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -56,15 +60,27 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     shutdown.on_signals().and_then(|()| latency_requests.on_signal()).map_err(RunError::Signals)?;
     let instruments = instruments(&config, &shutdown).map_err(RunError::Metrics)?;
     let _server = serve(&config, &instruments).map_err(SetupError::from)?;
-    if !prepare_database(&config, args.migrate, &instruments)? {
+    let notifier = notify(&config, &instruments).map_err(RunError::Notifier)?;
+    let outcome = run_with(args, &config, &instruments, &latency_requests);
+    notifier.finish();
+    outcome
+}
+
+fn run_with(
+    args: &RunArgs,
+    config: &Config,
+    instruments: &Arc<Instruments>,
+    latency_requests: &ReportRequests,
+) -> Result<(), RunError> {
+    if !prepare_database(config, args.migrate, instruments)? {
         log::info!("stopped before the database was reached");
         return Ok(());
     }
     let last = if args.stop_at_end {
-        stop_at_end(&config, &instruments, &latency_requests)?
+        stop_at_end(config, instruments, latency_requests)?
     } else {
         let mut statistics = Statistics::new();
-        pipeline::run(&config, &instruments, &latency_requests, false, config.stats_interval, |report| {
+        pipeline::run(config, instruments, latency_requests, false, config.stats_interval, |report| {
             statistics.log(report);
         })?
     };
@@ -73,6 +89,28 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
         RunSummary::of(&last).write(&mut io::stdout().lock()).map_err(RunError::Summary)?;
     }
     Ok(())
+}
+
+/// Tells systemd how it goes, likewise from before any server is reached.
+fn notify(config: &Config, instruments: &Arc<Instruments>) -> io::Result<Notifier> {
+    let health = Health::new(Arc::clone(instruments));
+    let (shutdown, instruments) = (instruments.shutdown.clone(), Arc::clone(instruments));
+    let observed = move || {
+        let (alive, ready) = (health.liveness(), health.readiness());
+        let recent = instruments.history.lock().recent();
+        // That we stop is said anyway.
+        let is_waiting = alive.is_ok && !ready.is_ok && !instruments.shutdown.is_requested();
+        let reasons = if is_waiting { &ready.reasons } else { &alive.reasons };
+        Observed {
+            is_alive: alive.is_ok,
+            is_ready: ready.is_ok,
+            rate: rate(recent.tally.messages, Duration::from_secs_f64(recent.seconds)),
+            lag: instruments.board.snapshot().lag,
+            assigned: u32::try_from(instruments.board.partition_count()).unwrap_or(u32::MAX),
+            note: (!reasons.is_empty()).then(|| reasons.join(", ")),
+        }
+    };
+    Notifier::spawn(observed, shutdown, config.drain_timeout)
 }
 
 /// What the pipeline will write into, with what can be said before it runs.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::crash_point;
+
 /// What a thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
@@ -74,6 +76,7 @@ pub struct Reading {
 impl StageActivity {
     /// A thread that has not begun. `working_max` is how long it may be at work without a sign.
     pub fn new(name: impl Into<String>, working_max: Duration) -> Self {
+        let working_max = crash_point::patience(working_max);
         Self(Arc::new(Record {
             name: name.into(),
             working_max,

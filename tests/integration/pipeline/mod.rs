@@ -21,6 +21,7 @@ mod housekeeping;
 mod latency;
 mod logs;
 mod memory;
+mod notify;
 mod page;
 mod pauses;
 mod rebalance;
