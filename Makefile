@@ -10,7 +10,7 @@ STEP := tests/step
 INSTALL := tests/servers/install
 # Runs a command beside a private PostgreSQL and a private Kafka broker.
 WITH_SERVERS := tests/servers/with
-SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries
+SHELL_SCRIPTS := .ci/run tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries $(addprefix systemd/debian/,postinst postrm prerm)
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 6
 # These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
@@ -122,6 +122,13 @@ fuzz: ## fuzz the pure parts, FUZZ_SECONDS=60 each (needs a nightly toolchain an
 build: ## the release binary, target/release/usage-processor
 	@$(STEP) "install what is missing" $(INSTALL) build
 	@$(STEP) "release build" cargo build --release --locked
+
+.PHONY: deb
+deb: ## the Debian package: program, systemd units, manual pages, completions, into target/debian
+	@$(STEP) "install what is missing" $(INSTALL) deb
+	@$(STEP) "release build" cargo build --release --locked
+	@$(STEP) "manual pages and completions" target/release/usage-processor generate-docs target/release/package
+	@$(STEP) "package" cargo deb --no-build --locked
 
 .PHONY: clean
 clean: ## remove what was built here (the cache with Kafka stays)

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::audit::AuditArgs;
 use crate::commands::dead_letters::DeadLettersArgs;
 use crate::commands::generate::GenerateArgs;
+use crate::commands::generate_docs::GenerateDocsArgs;
 use crate::commands::latency::LatencyArgs;
 use crate::commands::maintain::MaintainArgs;
 use crate::commands::migrate::MigrateArgs;
@@ -110,6 +111,9 @@ pub enum Command {
     /// environment. Exits with an error if a single figure is off.
     #[command(after_long_help = help::DEMO)]
     Demo(DemoArgs),
+    /// Write manual pages and shell completions, for a package.
+    #[command(hide = true, after_long_help = help::GENERATE_DOCS)]
+    GenerateDocs(GenerateDocsArgs),
 }
 
 /// How to reach the database.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use usage_processor::cli::{Cli, Command};
 use usage_processor::commands::{
-    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, latency, maintain, migrate,
-    rewind, run, smoke, status,
+    audit, check_config, connect, dead_letters, demo, exit_code_of, generate, generate_docs, latency,
+    maintain, migrate, rewind, run, smoke, status,
 };
 use usage_processor::config::{ConfigError, maintenance_config};
 use usage_processor::error_chain::error_chain;
@@ -44,5 +44,6 @@ fn dispatch(command: &Command) -> Result<(), BoxedError> {
         Command::Status(args) => Ok(status::run(args)?),
         Command::Demo(args) => Ok(demo::run(args)?),
         Command::Smoke(args) => Ok(smoke::run(args)?),
+        Command::GenerateDocs(args) => Ok(generate_docs::run(args)?),
     }
 }

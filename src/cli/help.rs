@@ -108,6 +108,13 @@ pub(super) const STATUS: &str = exit_codes!(
     "3    nobody answers, or not a usage-processor"
 );
 
+/// `generate-docs`.
+pub(super) const GENERATE_DOCS: &str = exit_codes!(
+    "0    written"
+    "1    a file could not be written"
+    "2    the command line is wrong"
+);
+
 /// `demo`.
 pub(super) const DEMO: &str = exit_codes!(
     "0    every figure is right"

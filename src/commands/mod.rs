@@ -6,6 +6,7 @@ pub mod connect;
 pub mod dead_letters;
 pub mod demo;
 pub mod generate;
+pub mod generate_docs;
 pub mod latency;
 pub mod maintain;
 pub mod migrate;

@@ -24,6 +24,7 @@ mod maintain;
 mod migrating;
 mod migrations;
 mod observed;
+mod package;
 mod partitions;
 mod pipeline;
 mod readers;
