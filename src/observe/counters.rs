@@ -292,13 +292,22 @@ impl WriteCounters {
         self.retries.with_label_values(&[class]).inc();
     }
 
-    /// Failed attempts of all classes.
-    pub fn retry_count(&self) -> u64 {
+    /// Failed attempts by the class of their SQLSTATE.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
+    pub fn sqlstate_classes(&self) -> Vec<(String, u64)> {
         let families = self.retries.collect();
         let samples = families.iter().flat_map(|family| family.get_metric());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let count = samples.map(|sample| sample.get_counter().get_value() as u64).sum();
-        count
+        let class = |sample: &prometheus::proto::Metric| {
+            sample.get_label().first().map(|label| label.value().to_owned())
+        };
+        samples
+            .map(|sample| (class(sample).unwrap_or_default(), sample.get_counter().get_value() as u64))
+            .collect()
+    }
+
+    /// Failed attempts of all classes.
+    pub fn retry_count(&self) -> u64 {
+        self.sqlstate_classes().iter().map(|(_, count)| count).sum()
     }
 
     /// Dead letters are stored, oldest first.

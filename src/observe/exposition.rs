@@ -158,7 +158,11 @@ impl Families {
             let counters = &writer.counters;
             self.0.extend(counters.copy_seconds.collect());
             self.0.extend(counters.commit_seconds.collect());
-            self.0.extend(counters.retries.collect());
+            let mut classes = counters.sqlstate_classes();
+            classes.sort_unstable();
+            for (class, count) in classes {
+                self.counter(&metric::WRITE_RETRIES, &[&class], count);
+            }
             self.counter(&metric::RECONNECTS, &[], counters.reconnects.get());
         }
         self.count(&metric::DATABASE_UP, &[], u64::from(super::report::is_database_up(instruments)));
