@@ -143,11 +143,17 @@ fn database(instruments: &Instruments) -> DatabaseStatus {
     let batches = instruments.writers.iter().filter_map(|writer| writer.batch.trouble());
     let trouble = instruments.reach.trouble().or_else(|| batches.min_by_key(|trouble| trouble.since));
     let counters = instruments.writers.first().map(|writer| &writer.counters);
+    let is_reachable = is_database_up(instruments);
+    let silent_since_ms = || {
+        let silent = figures.waiting_since?.elapsed().as_millis();
+        Some(clock::now_ms().saturating_sub(i64::try_from(silent).unwrap_or(i64::MAX)))
+    };
+    let since_ms = trouble.as_ref().map(|trouble| trouble.since_ms).or_else(silent_since_ms);
     DatabaseStatus {
         target: instruments.identity.database.clone(),
         server: instruments.identity.server.get().cloned().unwrap_or_default(),
-        is_reachable: is_database_up(instruments),
-        unreachable_since_ms: instruments.reach.trouble().map(|trouble| trouble.since_ms),
+        is_reachable,
+        unreachable_since_ms: since_ms.filter(|_| !is_reachable),
         last_error: trouble.map(|trouble| trouble.describe()),
         retries: counters.map_or(0, |counters| counters.retry_count()),
         reconnects: counters.map_or(0, |counters| counters.reconnects.get()),

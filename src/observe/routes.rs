@@ -8,7 +8,7 @@ use super::exposition;
 use super::instruments::Instruments;
 use super::report;
 use crate::health::{Health, Verdict};
-use crate::status::page;
+use crate::status::page::page;
 
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
@@ -73,7 +73,7 @@ impl Answer {
 /// Answers from what the instruments say.
 pub fn answer(instruments: &Instruments, health: &Health, path: &str) -> Answer {
     match path {
-        "/" => Answer::new("200 OK", HTML, page::page(&report::status(instruments, health))),
+        "/" => Answer::new("200 OK", HTML, page(&report::status(instruments, health))),
         "/status.json" => json("200 OK", &report::status(instruments, health)),
         "/metrics" => match exposition::text(instruments) {
             Ok(text) => Answer::new("200 OK", TEXT_FORMAT, text),

@@ -2,6 +2,7 @@
 //! idles, one under load and a broken one. The numbers on the page must be those of `/status.json` and `/metrics`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -13,16 +14,8 @@ use usage_processor::status::Status;
 use super::{Case, PATIENCE, event, generate, now_ms, steady, traffic};
 use crate::support::{Processor, ProcessorBuilder, Proxy, eventually};
 
-/// What stands in the log before the address.
-const SERVING: &str = "serving status and metrics at ";
-/// Beyond the ten seconds that rates are about nothing changes any more, and statistics of Kafka come every second.
+/// Statistics of Kafka come every second.
 const SETTLED: Duration = Duration::from_secs(3);
-
-/// A process with its address, such as `http://127.0.0.1:40123`.
-struct Served {
-    processor: Processor,
-    url: String,
-}
 
 /// What `look.mjs` has seen.
 #[derive(Debug, Deserialize)]
@@ -64,66 +57,45 @@ struct Plain {
 
 type Figures = BTreeMap<String, String>;
 
-impl Served {
-    fn start(builder: ProcessorBuilder) -> Self {
-        let processor = builder.env("METRICS_ADDR", "127.0.0.1:0").spawn();
-        let line = processor.wait_for_line(SERVING, PATIENCE);
-        let (_, url) = line.split_once(SERVING).unwrap();
-        Self { processor, url: url.trim().trim_end_matches('/').to_owned() }
-    }
+fn start(builder: ProcessorBuilder) -> Processor {
+    builder.env("METRICS_ADDR", "127.0.0.1:0").spawn()
+}
 
-    fn get(&self, path: &str) -> minreq::Response {
-        let answer = minreq::get(format!("{}{path}", self.url)).with_timeout(10).send().unwrap();
-        assert_eq!(answer.status_code, 200, "{path}");
-        answer
-    }
+/// When nothing moves any more.
+fn settled(processor: &Processor, is_there: impl Fn(&Status) -> bool) -> Status {
+    eventually("the pipeline comes to rest", PATIENCE, || {
+        let before = processor.status();
+        if !is_there(&before) {
+            return Err(Box::new(before));
+        }
+        thread::sleep(SETTLED);
+        let after = processor.status();
+        if expected(&before) == expected(&after) { Ok(after) } else { Err(Box::new(after)) }
+    })
+}
 
-    fn status(&self) -> Status {
-        serde_json::from_slice(self.get("/status.json").as_bytes()).unwrap()
-    }
+/// In a browser. The screenshots stay when `STATUS_PAGES` is a directory for them.
+fn look(processor: &Processor) -> Look {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("STATUS_PAGES").map(PathBuf::from);
+    let test = thread::current().name().unwrap_or("page").replace("::", "-");
+    let output = Command::new("node")
+        .args(["look.mjs", &format!("http://{}/", processor.metrics_address())])
+        .arg(kept.as_deref().unwrap_or(directory.path()).join(format!("{test}.png")))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page"))
+        .output()
+        .expect("node runs (`make test` installs it)");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
 
-    /// When nothing moves any more.
-    fn settled(&self, is_there: impl Fn(&Status) -> bool) -> Status {
-        eventually("the pipeline comes to rest", PATIENCE, || {
-            let before = self.status();
-            if !is_there(&before) {
-                return Err(Box::new(before));
-            }
-            thread::sleep(SETTLED);
-            let after = self.status();
-            if expected(&before) == expected(&after) { Ok(after) } else { Err(Box::new(after)) }
-        })
-    }
-
-    /// In a browser.
-    fn look(&self) -> Look {
-        let directory = tempfile::tempdir().unwrap();
-        let output = Command::new("node")
-            .args(["look.mjs", &format!("{}/", self.url)])
-            .arg(directory.path().join("page.png"))
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page"))
-            .output()
-            .expect("node runs (`make test` installs it)");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// The command, and its exit code.
-    fn command(&self, arguments: &[&str]) -> (String, Option<i32>) {
-        let command = Processor::command("status").env("METRICS_ADDR", &self.url["http://".len()..]);
-        let mut command = arguments.iter().fold(command, |command, argument| command.arg(argument)).spawn();
-        let code = command.wait_exit(PATIENCE).code();
-        (command.lines().join("\n"), code)
-    }
-
-    /// Samples, by name and labels as they are written.
-    fn metrics(&self) -> BTreeMap<String, f64> {
-        let text = self.get("/metrics").as_str().unwrap().to_owned();
-        let samples = text.lines().filter(|line| !line.starts_with('#'));
-        let samples = samples.filter_map(|line| line.rsplit_once(' '));
-        samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
-    }
+/// What `usage-processor status` prints, and its exit code.
+fn status_command(address: &str, arguments: &[&str]) -> (String, Option<i32>) {
+    let command = Processor::command("status").env("METRICS_ADDR", address);
+    let mut command = arguments.iter().fold(command, |command, argument| command.arg(argument)).spawn();
+    let code = command.wait_exit(PATIENCE).code();
+    (command.lines().join("\n"), code)
 }
 
 /// What must be on the page, but for two counters that grow while a database is away.
@@ -204,8 +176,8 @@ impl Look {
 }
 
 /// `/metrics` says the same as the status.
-fn assert_metrics(served: &Served, status: &Status) {
-    let metrics = served.metrics();
+fn assert_metrics(processor: &Processor, status: &Status) {
+    let metrics = processor.metrics();
     let of = |name: &str| metrics.get(name).copied().unwrap_or_else(|| panic!("{name} in {metrics:#?}"));
     let figures = expected(status);
     for (id, name) in [
@@ -234,17 +206,17 @@ fn assert_metrics(served: &Served, status: &Status) {
 #[test]
 fn an_idle_pipeline_is_shown_as_it_is() {
     let case = Case::new(4);
-    let served = Served::start(case.processor());
-    let status = served.settled(|status| status.partitions.len() == 4 && status.is_well());
-    let look = served.look();
-    look.assert_sound();
-    look.assert_shows(&status);
-    assert_metrics(&served, &status);
-    assert!(look.title.starts_with("alive and ready, lag 0"), "{}", look.title);
-    assert!(look.text.contains("Nothing became durable in the last 15 minutes"), "{}", look.text);
-    let policy = served.get("/").header("content-security-policy").unwrap_or_default().to_owned();
-    assert!(policy.contains("default-src 'none'"), "{policy}");
-    let (printed, code) = served.command(&["--json"]);
+    let processor = start(case.processor());
+    let status = settled(&processor, |status| status.partitions.len() == 4 && status.is_well());
+    let seen = look(&processor);
+    seen.assert_sound();
+    seen.assert_shows(&status);
+    assert_metrics(&processor, &status);
+    assert!(seen.title.starts_with("alive and ready, lag 0"), "{}", seen.title);
+    assert!(seen.text.contains("Nothing became durable in the last 15 minutes"), "{}", seen.text);
+    let head = processor.get("/").head;
+    assert!(head.contains("Content-Security-Policy: default-src 'none'"), "{head}");
+    let (printed, code) = status_command(&processor.metrics_address(), &["--json"]);
     assert_eq!(code, Some(0), "{printed}");
     assert_eq!(expected(&serde_json::from_str(&printed).unwrap()), expected(&status));
 }
@@ -252,31 +224,33 @@ fn an_idle_pipeline_is_shown_as_it_is() {
 #[test]
 fn a_loaded_pipeline_is_shown_while_it_works_and_to_the_last_message() {
     let case = Case::new(4);
-    let served = Served::start(case.processor());
-    let (before, look, after) = thread::scope(|scope| {
+    let processor = start(case.processor());
+    let (before, seen, after) = thread::scope(|scope| {
         let topic = &case.topic;
         scope.spawn(|| generate(topic, traffic(30_000, "50%"), steady(2_000)));
-        eventually("messages come", PATIENCE, || match served.status() {
+        eventually("messages come", PATIENCE, || match processor.status() {
             status if status.totals.messages > 1_000 => Ok(()),
             status => Err(status.totals),
         });
-        (served.status(), served.look(), served.status())
+        (processor.status(), look(&processor), processor.status())
     });
-    look.assert_sound();
+    seen.assert_sound();
     let number = |figures: &Figures, id: &str| figures[id].parse::<u64>().unwrap();
     for id in ["messages", "written", "memory_duplicates", "dead_letters"] {
-        let seen = [&expected(&before), &figures(&look.first), &figures(&look.refreshed), &expected(&after)];
-        let seen = seen.map(|figures| number(figures, id));
-        assert!(seen.is_sorted(), "{id}: {seen:?}");
+        let counts =
+            [&expected(&before), &figures(&seen.first), &figures(&seen.refreshed), &expected(&after)];
+        let counts = counts.map(|figures| number(figures, id));
+        assert!(counts.is_sorted(), "{id}: {counts:?}");
     }
     case.wait_until_at_end();
-    let status = served.settled(|status| status.totals.messages >= 30_000 && status.totals.in_flight == 0);
-    let look = served.look();
-    look.assert_sound();
-    look.assert_shows(&status);
-    assert_metrics(&served, &status);
+    let status =
+        settled(&processor, |status| status.totals.messages >= 30_000 && status.totals.in_flight == 0);
+    let seen = look(&processor);
+    seen.assert_sound();
+    seen.assert_shows(&status);
+    assert_metrics(&processor, &status);
     for words in ["It adds up.", "minute by minute", "invalid_json", "usage-processor dead-letters show "] {
-        assert!(look.text.contains(words), "{words}: {}", look.text);
+        assert!(seen.text.contains(words), "{words}: {}", seen.text);
     }
 }
 
@@ -286,48 +260,49 @@ fn a_broken_pipeline_says_what_is_broken_and_since_when() {
     let (proxy, url) = Proxy::before_database(&case.database.test.url());
     let server = case.database.test.url();
     let builder = case.processor().env("BATCH_SIZE", "10").env("DATABASE_URL", &url);
-    let served = Served::start(builder);
-    served.processor.wait_for_line("assigned 4 partitions", PATIENCE);
+    let processor = start(builder);
+    processor.wait_for_line("assigned 4 partitions", PATIENCE);
     proxy.lead_to("");
     proxy.cut();
     let now = now_ms();
     case.produce(&(0..2_000).map(|n| event(&format!("r-{n}"), now)).collect::<Vec<_>>());
-    served.processor.wait_for_line("the pipeline is full", PATIENCE);
-    let status = served.settled(|status| !status.database.is_reachable && status.kafka.is_paused);
+    processor.wait_for_line("the pipeline is full", PATIENCE);
+    let status = settled(&processor, |status| !status.database.is_reachable && status.kafka.is_paused);
     assert!(status.alive.is_ok && !status.ready.is_ok, "{:?} {:?}", status.alive, status.ready);
     assert!(status.database.unreachable_since_ms.is_some_and(|since_ms| since_ms >= now));
-    let look = served.look();
-    look.assert_sound();
-    look.assert_shows(&status);
-    assert_metrics(&served, &status);
-    assert!(look.title.starts_with("\u{2717} alive, not ready"), "{}", look.title);
-    let error = status.database.last_error.unwrap();
-    for words in ["Not ready", "not answering for ", "Reading is paused", "retrying", &error] {
-        assert!(look.text.contains(words), "{words}: {}", look.text);
+    let seen = look(&processor);
+    seen.assert_sound();
+    seen.assert_shows(&status);
+    assert_metrics(&processor, &status);
+    assert!(seen.title.starts_with("\u{2717} alive, not ready"), "{}", seen.title);
+    // The moment stays; how long it has lasted, and what an attempt met with, may differ from look to look.
+    let (since, _) = status.ready.reasons[0].split_once(" (").unwrap();
+    assert!(status.database.last_error.is_some());
+    for words in ["Not ready", "not answering for ", "Reading is paused", "retrying", since] {
+        assert!(seen.text.contains(words), "{words}: {}", seen.text);
     }
-    let (printed, code) = served.command(&[]);
+    let (printed, code) = status_command(&processor.metrics_address(), &[]);
     assert_eq!(code, Some(1), "{printed}");
-    for words in ["NOT READY", "READING IS PAUSED", "not ready: ", &error] {
+    for words in ["NOT READY", "READING IS PAUSED", "not ready: ", since] {
         assert!(printed.contains(words), "{words}: {printed}");
     }
 
     let (_, target) = server.split_once('@').unwrap();
     proxy.lead_to(target.rsplit_once('/').unwrap().0);
     case.wait_until_at_end();
-    served.settled(|status| status.is_well() && status.totals.written == 2_000);
+    settled(&processor, |status| status.is_well() && status.totals.written == 2_000);
 }
 
 #[test]
 fn nobody_at_the_address_is_said_with_what_to_do() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = Processor::command("status").env("METRICS_ADDR", &unused.to_string()).spawn();
-    assert_eq!(command.wait_exit(PATIENCE).code(), Some(3));
-    let said = command.lines().join("\n");
+    let (said, code) = status_command(&unused.to_string(), &[]);
+    assert_eq!(code, Some(3), "{said}");
     for words in
         [&format!("nobody answers at http://{unused}/status.json"), "give --url", "Connection refused"]
     {
         assert!(said.contains(words), "{words}: {said}");
     }
-    let mut command = Processor::command("status").env("METRICS_ADDR", "none").spawn();
-    assert_eq!(command.wait_exit(PATIENCE).code(), Some(2), "{:?}", command.lines());
+    let (said, code) = status_command("none", &[]);
+    assert_eq!(code, Some(2), "{said}");
 }
