@@ -10,10 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use judge::Judge;
-pub use secrets::{database_config, maintenance_config};
-use secrets::{kafka_options_text, names_maintenance};
+use secrets::names_maintenance;
+pub use secrets::{database_config, kafka_options, maintenance_config};
 
 use crate::cli::{EventArgs, KafkaArgs, PipelineArgs};
+use crate::database_target::DatabaseTarget;
 use crate::decode::write_batch::BatchLimits;
 use crate::kafka_options::KafkaOptions;
 use crate::latency::reporter::ReportPolicy;
@@ -39,9 +40,9 @@ pub struct Config {
     /// KAFKA_AUTO_OFFSET_RESET and ACCEPT_LOSS.
     pub start_policy: StartPolicy,
     /// DATABASE_URL; its `Debug` shows no password.
-    pub database: postgres::Config,
+    pub database: DatabaseTarget,
     /// MAINTENANCE_DATABASE_URL, or the same.
-    pub maintenance: postgres::Config,
+    pub maintenance: DatabaseTarget,
     /// Whether `run` maintains the database: MAINTENANCE_DATABASE_URL is given.
     pub maintains: bool,
     /// STATEMENT_TIMEOUT and LOCK_TIMEOUT.
@@ -252,24 +253,21 @@ impl Judge {
         Some(DeadLetterTarget { brokers: brokers.to_owned(), topic: topic.to_owned() })
     }
 
-    fn database(&mut self, config: Result<postgres::Config, Mistake>) -> postgres::Config {
-        config.unwrap_or_else(|mistake| {
+    fn database(&mut self, target: Result<DatabaseTarget, Mistake>) -> DatabaseTarget {
+        target.unwrap_or_else(|mistake| {
             // Without a URL of its own, maintenance repeats the other's mistake.
             if !self.mistakes.contains(&mistake) {
                 self.mistakes.push(mistake);
             }
-            postgres::Config::new()
+            DatabaseTarget::default()
         })
     }
 
     fn kafka_options(&mut self, args: &KafkaArgs) -> KafkaOptions {
         const VARIABLE: &str = "KAFKA_OPTIONS";
-        let text = kafka_options_text(args).unwrap_or_else(|mistake| {
+        let options = kafka_options(&args.kafka_options, args.kafka_options_file.as_deref());
+        let options = options.unwrap_or_else(|mistake| {
             self.mistakes.push(mistake);
-            String::new()
-        });
-        let options = text.parse::<KafkaOptions>().unwrap_or_else(|error| {
-            self.secret_mistake(VARIABLE, error.to_string());
             KafkaOptions::default()
         });
         for (name, _) in options.iter() {
@@ -318,6 +316,16 @@ impl Judge {
                 other => other.to_string(),
             };
             self.secret_mistake("KAFKA_OPTIONS", what);
+        } else if client.get("sasl.mechanism").or(client.get("sasl.mechanisms")) == Some("OAUTHBEARER")
+            && client.get("enable.sasl.oauthbearer.unsecure.jwt") != Some("true")
+        {
+            // It would wait for ever for a program to give it a token.
+            self.secret_mistake(
+                "KAFKA_OPTIONS",
+                "sasl.mechanism=OAUTHBEARER: tokens are not fetched here (OIDC is not compiled in); what works is \
+                 enable.sasl.oauthbearer.unsecure.jwt=true, for tests"
+                    .to_owned(),
+            );
         }
     }
 }
@@ -418,9 +426,20 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_cannot_be_had_is_refused_rather_than_waited_for() {
-        let error = config_with(Some("postgresql://db/usage?sslmode=require"), &[]).unwrap_err();
-        assert!(error.to_string().contains("sslmode=require"), "{error}");
+    fn a_server_that_nobody_could_verify_is_refused_rather_than_waited_for() {
+        let error =
+            config_with(Some("postgresql://u:hunter2@db/usage?sslmode=verify-full"), &[]).unwrap_err();
+        assert!(
+            error.to_string().contains("DATABASE_URL: asks by its sslmode for a verified server"),
+            "{error}"
+        );
+        let text = "postgresql://u:hunter2@db/usage?sslmode=verify-full&sslrootcert=/nowhere";
+        let error = config_with(Some(text), &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("DATABASE_URL: sslrootcert=/nowhere: cannot be read: No such file"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use postgres::{Client, NoTls};
+use postgres::Client;
 
+use crate::database_target::DatabaseTarget;
 use crate::error_chain::error_chain;
+use crate::stage::BoxedError;
 
 /// A view reads about this many events one by one, or twice as many: at 0.8 µs each, a dashboard of who sends an eighth of
 /// them waits 2 to 4 ms for that. Folding 10,000 at a time costs the server half as much again, 100,000 a quarter less.
@@ -23,16 +25,16 @@ const FOLD_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const SETTINGS: &str = "SET statement_timeout = '10min'; SET idle_in_transaction_session_timeout = '1min'; \
                         SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC';";
 
-/// Starts the thread. `config` is as for any session beside the writers; `hang_up` is never sent through.
+/// Starts the thread. `target` is as for any session beside the writers; `hang_up` is never sent through.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Result<()> {
+pub fn spawn(target: DatabaseTarget, hang_up: Receiver<Infallible>) -> io::Result<()> {
     let run = move || {
         let mut session = None;
         let mut interval = FOLD_INTERVAL_MAX;
         while let Err(RecvTimeoutError::Timeout) = hang_up.recv_timeout(interval) {
-            match fold_all(&config, &mut session, &hang_up) {
+            match fold_all(&target, &mut session, &hang_up) {
                 Ok(event_count) => {
                     log::debug!("folded {event_count} events into the figures");
                     interval = interval_after(interval, event_count);
@@ -40,7 +42,7 @@ pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Res
                 Err(error) => {
                     session = None;
                     interval = FOLD_INTERVAL_MAX;
-                    let said = error_chain(&error);
+                    let said = error_chain(error.as_ref());
                     log::warn!(
                         repeats:% = said;
                         "folding events into the figures: {said}; trying again in {interval:?}"
@@ -63,14 +65,14 @@ fn interval_after(interval: Duration, event_count: u64) -> Duration {
 
 /// Folds everything that is due, step by step; gives how many events that were.
 fn fold_all(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     session: &mut Option<Client>,
     hang_up: &Receiver<Infallible>,
-) -> Result<u64, postgres::Error> {
+) -> Result<u64, BoxedError> {
     let client = match session {
         Some(client) => client,
         None => {
-            let mut client = config.connect(NoTls)?;
+            let mut client = target.connect()?;
             client.batch_execute(SETTINGS)?;
             session.insert(client)
         }

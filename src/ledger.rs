@@ -14,8 +14,9 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use postgres::config::TargetSessionAttrs;
 use postgres::error::Severity;
-use postgres::{Client, GenericClient, NoTls};
+use postgres::{Client, GenericClient};
 
+use crate::database_target::{ConnectError, DatabaseTarget};
 use crate::offsets::{Offset, Partition};
 use crate::poll::start_position::{Beginning, Recorded, StartLedger};
 use crate::stage::BoxedError;
@@ -67,7 +68,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
 pub enum LedgerError {
     /// No connection.
     #[error("connecting to PostgreSQL to ask the ledger")]
-    Connect(#[source] postgres::Error),
+    Connect(#[source] ConnectError),
+    /// The connection was made, but not as it is needed.
+    #[error("preparing a session to ask the ledger")]
+    Prepare(#[source] postgres::Error),
     /// The spans could not be read.
     #[error("reading from the ledger how far partitions {partitions:?} are durable")]
     Read {
@@ -90,16 +94,16 @@ pub enum LedgerError {
 /// The ledger of one consumer group and topic.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    config: postgres::Config,
+    target: DatabaseTarget,
     consumer_group: String,
     topic: String,
 }
 
 impl Ledger {
     /// The ledger in this database; nothing is connected yet.
-    pub fn new(config: &postgres::Config, consumer_group: &str, topic: &str) -> Self {
-        let config = session_config(config, "usage-processor ledger");
-        Self { config, consumer_group: consumer_group.to_owned(), topic: topic.to_owned() }
+    pub fn new(target: &DatabaseTarget, consumer_group: &str, topic: &str) -> Self {
+        let target = session_target(target, "usage-processor ledger");
+        Self { target, consumer_group: consumer_group.to_owned(), topic: topic.to_owned() }
     }
 
     /// How far partitions are durable; those that were never begun are left out.
@@ -140,8 +144,8 @@ impl Ledger {
     }
 
     fn connect(&self) -> Result<Client, LedgerError> {
-        let mut client = self.config.connect(NoTls).map_err(LedgerError::Connect)?;
-        client.batch_execute(SETTINGS).map_err(LedgerError::Connect)?;
+        let mut client = self.target.connect().map_err(LedgerError::Connect)?;
+        client.batch_execute(SETTINGS).map_err(LedgerError::Prepare)?;
         Ok(client)
     }
 
@@ -165,9 +169,10 @@ impl Ledger {
 }
 
 /// For a session beside the writers'.
-pub fn session_config(config: &postgres::Config, application_name: &str) -> postgres::Config {
-    let mut config = config.clone();
-    config
+pub fn session_target(target: &DatabaseTarget, application_name: &str) -> DatabaseTarget {
+    let mut target = target.clone();
+    target
+        .config
         .application_name(application_name)
         // Of several hosts not a standby, which may be behind.
         .target_session_attrs(TargetSessionAttrs::ReadWrite)
@@ -180,7 +185,7 @@ pub fn session_config(config: &postgres::Config, application_name: &str) -> post
         .tcp_user_timeout(TCP_USER_TIMEOUT)
         .keepalives(true)
         .keepalives_idle(TCP_USER_TIMEOUT);
-    config
+    target
 }
 
 impl Ledger {

@@ -30,6 +30,8 @@ pub mod folder;
 pub mod maintenance;
 pub mod secondary_indexes;
 
+pub mod database_target;
+pub mod kafka_problem;
 pub mod health;
 pub mod observe;
 pub mod status;

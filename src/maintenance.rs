@@ -13,10 +13,11 @@ use std::time::Duration;
 use std::{fmt, io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use postgres::Client;
 use postgres::error::Severity;
-use postgres::{Client, NoTls};
 use serde::Serialize;
 
+use crate::database_target::{ConnectError, DatabaseTarget};
 use crate::error_chain::error_chain;
 use crate::secondary_indexes::{self, IndexError};
 
@@ -90,6 +91,9 @@ impl fmt::Display for Maintained {
 /// Why maintenance did not end well. What it had done before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum MaintenanceError {
+    /// No connection.
+    #[error("connecting to PostgreSQL to maintain it")]
+    Connect(#[from] ConnectError),
     /// A round failed, and was rolled back.
     #[error("maintaining the database")]
     Round(#[from] postgres::Error),
@@ -184,16 +188,16 @@ pub fn maintain(
     Ok(Maintained { folded_until: before.folded_until, retained_since: before.retained_since, ..done })
 }
 
-/// Starts the thread. `config` is the owner's, otherwise as for any session beside the writers; `hang_up`
+/// Starts the thread. `target` is the owner's, otherwise as for any session beside the writers; `hang_up`
 /// is never sent through.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Result<()> {
+pub fn spawn(target: DatabaseTarget, hang_up: Receiver<Infallible>) -> io::Result<()> {
     let goes_on = move |pause| matches!(hang_up.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
     let run = move || {
         while goes_on(Duration::ZERO) {
-            match maintain_once(&config, &goes_on) {
+            match maintain_once(&target, &goes_on) {
                 Ok(done) if done.is_nothing() => log::debug!("maintenance: nothing was due; {done}"),
                 Ok(done) => log::info!("maintenance: {done}"),
                 Err(error) => {
@@ -211,10 +215,10 @@ pub fn spawn(config: postgres::Config, hang_up: Receiver<Infallible>) -> io::Res
 
 /// In a session of its own: one that idles for an hour is of no use.
 fn maintain_once(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     goes_on: impl Fn(Duration) -> bool,
 ) -> Result<Maintained, MaintenanceError> {
-    let mut config = config.clone();
-    log_warnings(&mut config);
-    maintain(&mut config.connect(NoTls)?, goes_on)
+    let mut target = target.clone();
+    log_warnings(&mut target.config);
+    maintain(&mut target.connect()?, goes_on)
 }

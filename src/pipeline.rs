@@ -27,7 +27,7 @@ use crate::folder;
 use crate::latency::reporter::{ReportRequests, Reporter, ReporterError};
 use crate::latency::{DurableLatency, Percentiles};
 use crate::ledger::bookkeeper::{self, CommitsLost};
-use crate::ledger::{Ledger, session_config};
+use crate::ledger::{Ledger, session_target};
 use crate::maintenance;
 use crate::messages::{PolledBatch, Progress, Revocation, WriteBatch};
 use crate::observe::activity::StageActivity;
@@ -206,13 +206,13 @@ fn spawn_housekeepers(
         move |source| StageError::Spawn { stage, source }
     };
     if config.maintains {
-        let maintenance = session_config(&config.maintenance, "usage-processor maintenance");
+        let maintenance = session_target(&config.maintenance, "usage-processor maintenance");
         maintenance::spawn(maintenance, hang_up.clone()).map_err(failed("maintenance"))?;
     }
-    let observer = session_config(&config.database, "usage-processor observer");
+    let observer = session_target(&config.database, "usage-processor observer");
     observer_database::spawn(observer, Arc::clone(instruments), hang_up.clone())
         .map_err(failed("observer-db"))?;
-    let folder = session_config(&config.database, "usage-processor folder");
+    let folder = session_target(&config.database, "usage-processor folder");
     Ok(folder::spawn(folder, hang_up).map_err(failed("folder"))?)
 }
 
@@ -270,7 +270,7 @@ fn spawn_writers(
     let (sender, write_batches) = bounded(0);
     let mut watchdog = Watchdog::new(config.server_timeouts.statement);
     let options = DatabaseOptions {
-        config: config.database.clone(),
+        target: config.database.clone(),
         consumer_group: config.kafka_group_id.clone(),
         topic: config.kafka_topic.clone(),
         timeouts: config.server_timeouts,

@@ -10,10 +10,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::connect::describe;
 use super::table;
 use crate::cli::CheckConfigArgs;
+use crate::clock;
 use crate::config::{Config, ConfigError, core_count, format_duration};
+use crate::database_target::{DatabaseTarget, certificates};
 use crate::latency::reporter::try_directory;
 use crate::poll::consumer_config::DEFAULTS;
 use crate::poll::start_position::OffsetReset;
@@ -81,6 +82,7 @@ pub fn run(args: &CheckConfigArgs) -> Result<(), CheckConfigError> {
 
 fn find(config: &Config, is_offline: bool) -> Vec<Finding> {
     let mut findings: Vec<_> = latency_directory(config).into_iter().collect();
+    findings.extend(certificate_findings(config));
     if !is_offline {
         let database = database::look(config);
         findings.extend(kafka::look(config, database.has_ledger));
@@ -173,6 +175,30 @@ fn is_secret(name: &str) -> bool {
     ["password", "secret", "pem", "key", "token", "oauthbearer.config", "jaas"]
         .iter()
         .any(|word| name.contains(word))
+}
+
+/// With how the connection is protected.
+pub(super) fn describe(target: &DatabaseTarget) -> String {
+    format!("{}, sslmode={}", target.describe(), target.describe_tls())
+}
+
+/// Certificates that will soon be of no use, or are not any more.
+fn certificate_findings(config: &Config) -> Vec<Finding> {
+    const CHECK: &str = "certificates";
+    const WARNING_DAYS: i64 = 14;
+    let now = clock::now_ms() / 1_000;
+    let ends = certificates(&[&config.database, &config.maintenance], &config.kafka_options);
+    let soon = ends.into_iter().map(|(name, ends_at)| (name, (ends_at - now).div_euclid(86_400)));
+    soon.filter(|(_, days)| *days < WARNING_DAYS)
+        .map(|(name, days)| {
+            let found = match days {
+                ..0 => format!("{name} has expired"),
+                days => format!("{name} ends in {days} days"),
+            };
+            let why = "a server that checks it refuses every new connection from then on";
+            Finding::warning(CHECK, found, why, "renew it; new connections read the file again")
+        })
+        .collect()
 }
 
 #[cfg(test)]

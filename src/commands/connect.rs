@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use postgres::Client;
 use postgres::error::SqlState;
-use postgres::{Client, NoTls};
 
 use crate::config::{ConfigError, Mistake};
+use crate::database_target::{self, DatabaseTarget};
 use crate::error_chain::error_chain;
 use crate::migrations::{self, MigrateError, ServerInfo};
 use crate::shutdown::Shutdown;
@@ -59,7 +60,7 @@ impl SetupError {
         match self {
             Self::Config(_) | Self::Thread(_) => false,
             Self::Silent { .. } | Self::Migrate(MigrateError::LockBusy { .. }) => true,
-            Self::Connect(error) => !sqlstate::is_misconfigured(&error.source),
+            Self::Connect(error) => !error.source.is_misconfigured(),
             // A standby that is about to be promoted is read-only.
             Self::Migrate(error) => error.server_error().is_some_and(|error| {
                 sqlstate::remedy(error) == Remedy::Retry
@@ -74,49 +75,49 @@ impl SetupError {
 #[error("connecting to {target}")]
 pub struct ConnectError {
     target: String,
-    source: postgres::Error,
+    source: database_target::ConnectError,
 }
 
 impl ConnectError {
     /// What the server said, if it was the server.
     pub fn code(&self) -> Option<&SqlState> {
-        self.source.code()
+        self.source.server_error().and_then(postgres::Error::code)
     }
 }
 
 /// Connects once. Notices, such as TimescaleDB's opinion on varchar, ask nothing of whoever reads the log.
-pub fn connect(config: &postgres::Config) -> Result<Client, ConnectError> {
-    connect_with(config, |config| {
+pub fn connect(target: &DatabaseTarget) -> Result<Client, ConnectError> {
+    connect_with(target, |config| {
         config.notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
     })
 }
 
 fn connect_with(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     set_up: impl FnOnce(&mut postgres::Config),
 ) -> Result<Client, ConnectError> {
-    let mut config = config.clone();
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
+    let mut target = target.clone();
+    if target.config.get_connect_timeout().is_none() {
+        target.config.connect_timeout(CONNECT_TIMEOUT);
     }
-    config.application_name("usage-processor");
-    set_up(&mut config);
-    config.connect(NoTls).map_err(|source| ConnectError { target: describe(&config), source })
+    target.config.application_name("usage-processor");
+    set_up(&mut target.config);
+    target.connect().map_err(|source| ConnectError { target: target.describe(), source })
 }
 
 /// Connects once, and makes sure that the schema is ours.
-pub fn open(config: &postgres::Config) -> Result<(Client, ServerInfo), SetupError> {
-    let mut client = connect(config)?;
+pub fn open(target: &DatabaseTarget) -> Result<(Client, ServerInfo), SetupError> {
+    let mut client = connect(target)?;
     let server = migrations::ensure_current(&mut client)?;
     Ok((client, server))
 }
 
 /// The same with further settings, such as what to do with notices.
 pub fn open_with(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     set_up: impl FnOnce(&mut postgres::Config),
 ) -> Result<(Client, ServerInfo), SetupError> {
-    let mut client = connect_with(config, set_up)?;
+    let mut client = connect_with(target, set_up)?;
     let server = migrations::ensure_current(&mut client)?;
     Ok((client, server))
 }
@@ -127,18 +128,18 @@ pub fn open_with(
 /// so long several times is an error too, since each time leaves a thread and a connection behind. `waits_since` is
 /// told why it waits.
 pub fn prepare_patiently<T: Send + 'static>(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     shutdown: &Shutdown,
     patience: Duration,
     prepare: fn(&mut Client) -> Result<T, MigrateError>,
     waits_since: impl Fn(&str),
 ) -> Result<Option<T>, SetupError> {
-    let host_count = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
+    let host_count = u32::try_from(target.host_count()).unwrap_or(u32::MAX);
     let patience = patience.saturating_add(CONNECT_TIMEOUT.saturating_mul(host_count));
     let mut silence_count = 0;
     for (attempt, pause) in (1_u32..).zip(pauses()) {
-        let outcome = ask_once(config, shutdown, patience, move |config| {
-            prepare(&mut connect(config)?).map_err(SetupError::from)
+        let outcome = ask_once(target, shutdown, patience, move |target| {
+            prepare(&mut connect(target)?).map_err(SetupError::from)
         });
         let is_silent = matches!(outcome, Err(SetupError::Silent { .. }));
         silence_count += u32::from(is_silent);
@@ -160,13 +161,13 @@ pub fn prepare_patiently<T: Send + 'static>(
 
 /// On a thread of its own, which is left behind with its connection when the server says nothing.
 fn ask_once<T: Send + 'static>(
-    config: &postgres::Config,
+    target: &DatabaseTarget,
     shutdown: &Shutdown,
     patience: Duration,
-    ask: impl FnOnce(&postgres::Config) -> Result<T, SetupError> + Send + 'static,
+    ask: impl FnOnce(&DatabaseTarget) -> Result<T, SetupError> + Send + 'static,
 ) -> Result<Option<T>, SetupError> {
     let (sender, answer) = bounded(1);
-    let asked = config.clone();
+    let asked = target.clone();
     thread::Builder::new()
         .name("setup".to_owned())
         .spawn(move || drop(sender.send(ask(&asked))))
@@ -177,39 +178,7 @@ fn ask_once<T: Send + 'static>(
             Ok(answer) => return answer.map(Some),
             Err(RecvTimeoutError::Timeout) if shutdown.is_requested() => return Ok(None),
             Err(RecvTimeoutError::Timeout) if started.elapsed() < patience => {}
-            Err(_) => return Err(SetupError::Silent { target: describe(config), waited: patience }),
+            Err(_) => return Err(SetupError::Silent { target: target.describe(), waited: patience }),
         }
-    }
-}
-
-/// `database usage at db.internal:5432 as billing`, without the password.
-pub fn describe(config: &postgres::Config) -> String {
-    use postgres::config::Host;
-    let user = config.get_user().unwrap_or("(default user)");
-    let database = config.get_dbname().unwrap_or(user);
-    let hosts: Vec<_> = config
-        .get_hosts()
-        .iter()
-        .enumerate()
-        .map(|(idx, host)| {
-            let ports = config.get_ports();
-            let port = ports.get(idx).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(path) => format!("{} (port {port})", path.display()),
-            }
-        })
-        .collect();
-    format!("database {database} at {} as {user}", hosts.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_target_is_told_without_its_password() {
-        let config = "postgresql://billing:hunter2@a:1,b:2/usage".parse().unwrap();
-        assert_eq!(describe(&config), "database usage at a:1, b:2 as billing");
     }
 }

@@ -132,7 +132,7 @@ impl Demo {
         let offsets = GroupOffsets::new(&target.route, PARTITION_COUNT)?;
         let program = std::env::current_exe().map_err(ProcessorError::Start)?;
         let demo = Self { offsets, target, program, shutdown, seed, truth: Truth::default() };
-        say(&format!("demo: {}, seed {seed}", demo.route(&super::connect::describe(&database))))?;
+        say(&format!("demo: {}, seed {seed}", demo.route(&database.describe())))?;
         if demo.target.is_mock() {
             say(
                 "demo: no Kafka broker (KAFKA_BROKERS is not set): librdkafka's mock cluster stands in. It holds too \

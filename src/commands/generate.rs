@@ -15,10 +15,10 @@ use rand::TryRngCore;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress_bar::message_bar;
+use crate::config::{self, ConfigError};
 use crate::generate::{
     self, GenerateError, GenerateOptions, Generated, Pace, Progress, Share, Traffic, Truth, TruthError,
 };
-use crate::kafka_options::KafkaOptions;
 
 /// The rate that a backlog claims to have come in at, unless --spread says otherwise.
 const BACKLOG_RATE: u64 = 10_000;
@@ -56,7 +56,11 @@ pub struct GenerateArgs {
         default_value = "",
         value_name = "KEY=VALUE,..."
     )]
-    pub kafka_options: KafkaOptions,
+    pub kafka_options: String,
+
+    /// A file that holds KAFKA_OPTIONS
+    #[arg(long, env = "KAFKA_OPTIONS_FILE", value_name = "FILE")]
+    pub kafka_options_file: Option<PathBuf>,
 
     /// Create the topic with this many partitions (one replica) unless it exists
     #[arg(long, env = "GENERATE_PARTITIONS", value_name = "N")]
@@ -133,6 +137,9 @@ pub struct GenerateArgs {
 /// Why `generate` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateCommandError {
+    /// KAFKA_OPTIONS are not to be had.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// `--duration` says nothing about a backlog.
     #[error("--duration needs a --rate above 0")]
     DurationWithoutRate,
@@ -171,7 +178,9 @@ impl GenerateArgs {
         Ok(GenerateOptions {
             brokers: self.kafka_brokers.clone(),
             topic: self.kafka_topic.clone(),
-            kafka_options: self.kafka_options.to_vec(),
+            kafka_options: config::kafka_options(&self.kafka_options, self.kafka_options_file.as_deref())
+                .map_err(ConfigError::from)?
+                .to_vec(),
             linger: self.linger,
             traffic: Traffic {
                 // Random by default: a second run into the same topic must not repeat the first one's request ids.

@@ -25,6 +25,7 @@ use crate::commands::audit::AuditCommandError;
 use crate::commands::check_config::CheckConfigError;
 use crate::commands::connect::{ConnectError, SetupError};
 use crate::commands::dead_letters::DeadLettersError;
+use crate::commands::generate::GenerateCommandError;
 use crate::commands::maintain::MaintainError;
 use crate::commands::migrate::MigrateCommandError;
 use crate::commands::rewind::RewindError;
@@ -43,6 +44,10 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         return match error {
             RunError::Setup(error) => exit_code_of_setup(error),
             RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
+            // librdkafka has looked at settings and files, and at nothing else yet.
+            RunError::Pipeline(PipelineError::Consumer(_) | PipelineError::DeadLetterTopic(_)) => {
+                exit_code::CONFIGURATION
+            }
             RunError::Pipeline(_)
             | RunError::Signals(_)
             | RunError::Metrics(_)
@@ -54,6 +59,9 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         Some(CheckConfigError::Config(_)) => return exit_code::CONFIGURATION,
         Some(CheckConfigError::Problems(_)) => return exit_code::REFUSED,
         Some(CheckConfigError::Print(_)) | None => {}
+    }
+    if let Some(GenerateCommandError::Config(_)) = error.downcast_ref() {
+        return exit_code::CONFIGURATION;
     }
     match error.downcast_ref::<DeadLettersError>() {
         Some(DeadLettersError::Unconfirmed { .. }) => return exit_code::CONFIGURATION,

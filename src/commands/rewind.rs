@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -16,8 +16,8 @@ use super::progress_bar::count_bar;
 use crate::cli::PipelineArgs;
 use crate::config::{Config, core_count};
 use crate::kafka_group::member_count;
+use crate::kafka_problem::{self, Inquirer, KafkaProblem};
 use crate::ledger::{Ledger, LedgerError};
-use crate::logging::librdkafka::Asking;
 use crate::offsets::{LEDGER_MARK, Offset, Partition};
 use crate::poll::consumer_config::consumer_config;
 use crate::poll::start_position::{BeginReason, Beginning, Recorded};
@@ -53,7 +53,7 @@ pub enum RewindError {
     Ledger(#[from] LedgerError),
     /// Kafka gave no answer.
     #[error("asking Kafka about {0}")]
-    Kafka(&'static str, #[source] KafkaError),
+    Kafka(&'static str, #[source] KafkaProblem),
     /// Somebody is reading.
     #[error("group {group} has {member_count} members: stop all its processors first")]
     GroupActive {
@@ -90,8 +90,7 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
     let config = Config::from_args(&args.pipeline, core_count()).map_err(SetupError::from)?;
     open(&config.database)?;
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
-    let consumer: BaseConsumer<Asking> =
-        client.create_with_context(Asking).map_err(|error| RewindError::Kafka("itself", error))?;
+    let consumer = kafka_problem::inquirer(&client).map_err(|error| RewindError::Kafka("itself", error))?;
     refuse_active_group(&consumer, &config)?;
 
     let ledger = Ledger::new(&config.database, &config.kafka_group_id, &config.kafka_topic);
@@ -125,25 +124,28 @@ pub fn run(args: &RewindArgs) -> Result<(), RewindError> {
     consumer.commit(&offsets, CommitMode::Sync).map_err(RewindError::Commit)
 }
 
-fn refuse_active_group(consumer: &BaseConsumer<Asking>, config: &Config) -> Result<(), RewindError> {
-    let found = member_count(consumer, &config.kafka_group_id, KAFKA_TIMEOUT);
+fn refuse_active_group(consumer: &Inquirer, config: &Config) -> Result<(), RewindError> {
+    // The first question: whether Kafka lets us in is seen here.
+    let found = kafka_problem::ask(consumer, KAFKA_TIMEOUT, |consumer, timeout| {
+        member_count(consumer, &config.kafka_group_id, timeout)
+    });
     match found.map_err(|error| RewindError::Kafka("the group's members", error))? {
         0 => Ok(()),
         member_count => Err(RewindError::GroupActive { group: config.kafka_group_id.clone(), member_count }),
     }
 }
 
-fn partitions(consumer: &BaseConsumer<Asking>, topic: &str) -> Result<Vec<Partition>, RewindError> {
+fn partitions(consumer: &Inquirer, topic: &str) -> Result<Vec<Partition>, RewindError> {
     let metadata = consumer
         .fetch_metadata(Some(topic), KAFKA_TIMEOUT)
-        .map_err(|error| RewindError::Kafka("the topic's partitions", error))?;
+        .map_err(|error| RewindError::Kafka("the topic's partitions", error.into()))?;
     Ok(metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|p| p.id()).collect())
 }
 
 /// Where the partition begins anew; `None` if it has not come as far as that yet. Only backwards: to
 /// skip events is no business of this command.
 fn beginning(
-    consumer: &BaseConsumer<Asking>,
+    consumer: &Inquirer,
     topic: &str,
     args: &RewindArgs,
     recorded: Recorded,
@@ -157,7 +159,7 @@ fn beginning(
     let Some(start) = target.filter(|start| *start < end) else { return Ok(None) };
     let (low, _) = consumer
         .fetch_watermarks(topic, partition, KAFKA_TIMEOUT)
-        .map_err(|error| RewindError::Kafka("the partition's first offset", error))?;
+        .map_err(|error| RewindError::Kafka("the partition's first offset", error.into()))?;
     if start < low {
         return Err(RewindError::Deleted { partition, low });
     }
@@ -167,12 +169,12 @@ fn beginning(
 
 /// The first offset at or after a time; `None` if all messages are older.
 fn offset_at(
-    consumer: &BaseConsumer<Asking>,
+    consumer: &Inquirer,
     topic: &str,
     partition: Partition,
     time: SystemTime,
 ) -> Result<Option<Offset>, RewindError> {
-    let failed = |error| RewindError::Kafka("the offset at that time", error);
+    let failed = |error: KafkaError| RewindError::Kafka("the offset at that time", error.into());
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let time_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
     let mut times = TopicPartitionList::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::check_config;
-use super::connect::{SetupError, describe, prepare_patiently};
+use super::connect::{SetupError, prepare_patiently};
 use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
@@ -117,7 +117,7 @@ fn notify(config: &Config, instruments: &Arc<Instruments>) -> io::Result<Notifie
 fn instruments(config: &Config, shutdown: &Shutdown) -> Result<Arc<Instruments>, prometheus::Error> {
     let settings = check_config::settings(config);
     let settings = settings.into_iter().map(|(name, value)| Setting { name: name.trim().to_owned(), value });
-    let database = describe(&config.database);
+    let database = config.database.describe();
     Instruments::new(config, database, settings.collect(), shutdown.clone()).map(Arc::new)
 }
 
@@ -142,7 +142,7 @@ fn prepare_database(config: &Config, migrate: bool, instruments: &Instruments) -
     let waiting = |what: &str| instruments.is_starting(format!("waiting for the database: {what}"));
     let shutdown = &instruments.shutdown;
     if migrate {
-        log::info!("migrating {}", describe(&config.maintenance));
+        log::info!("migrating {}", config.maintenance.describe());
         let up = |client: &mut Client| migrations::up(client, ProfileChoice::Auto);
         instruments.is_starting("migrating the database");
         let applied = prepare_patiently(&config.maintenance, shutdown, MIGRATION_PATIENCE, up, waiting)?;
@@ -151,7 +151,7 @@ fn prepare_database(config: &Config, migrate: bool, instruments: &Instruments) -
             log::info!("applied migration {}", migration.label());
         }
     }
-    log::info!("connecting to {}", describe(&config.database));
+    log::info!("connecting to {}", config.database.describe());
     instruments.is_starting("connecting to the database");
     let found = prepare_patiently(&config.database, shutdown, ANSWER_PATIENCE, look, waiting)?;
     let Some((server, bounds)) = found else { return Ok(false) };

@@ -7,16 +7,16 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use postgres::config::SslMode;
-
 use super::Mistake;
-use crate::cli::{DatabaseArgs, KafkaArgs};
+use crate::cli::DatabaseArgs;
+use crate::database_target::{ConninfoError, DatabaseTarget};
+use crate::kafka_options::{KafkaOptions, ParseKafkaOptionsError};
 
 /// A connection string or a list of options is far shorter; a wrong path may lead to anything.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the database is, for everything that writes events.
-pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
+pub fn database_config(args: &DatabaseArgs) -> Result<DatabaseTarget, Mistake> {
     const VARIABLE: &str = "DATABASE_URL";
     let url = secret(
         VARIABLE,
@@ -29,7 +29,7 @@ pub fn database_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake>
 
 /// Where the database is, for what needs more rights than writing events: the same place unless
 /// MAINTENANCE_DATABASE_URL says otherwise.
-pub fn maintenance_config(args: &DatabaseArgs) -> Result<postgres::Config, Mistake> {
+pub fn maintenance_config(args: &DatabaseArgs) -> Result<DatabaseTarget, Mistake> {
     let url = maintenance_url(args)?;
     url.map_or_else(|| database_config(args), |url| parse(MAINTENANCE_URL, &url))
 }
@@ -50,32 +50,34 @@ fn maintenance_url(args: &DatabaseArgs) -> Result<Option<String>, Mistake> {
     )
 }
 
-/// The text of KAFKA_OPTIONS; empty when there are none.
-pub(super) fn kafka_options_text(args: &KafkaArgs) -> Result<String, Mistake> {
-    let text = secret(
-        "KAFKA_OPTIONS",
-        Some(&args.kafka_options),
-        "KAFKA_OPTIONS_FILE",
-        args.kafka_options_file.as_deref(),
-    )?;
-    Ok(text.unwrap_or_default())
+/// The settings in KAFKA_OPTIONS, or in the file that holds them; none when there are none. What is allowed among them is
+/// another question.
+pub fn kafka_options(text: &str, file: Option<&Path>) -> Result<KafkaOptions, Mistake> {
+    const VARIABLE: &str = "KAFKA_OPTIONS";
+    let text = secret(VARIABLE, Some(text), "KAFKA_OPTIONS_FILE", file)?.unwrap_or_default();
+    text.parse().map_err(|error: ParseKafkaOptionsError| Mistake {
+        variable: VARIABLE,
+        value: None,
+        allowed: error.to_string(),
+    })
 }
 
 /// The URL may hold a password, so neither it nor the parser's quote of it is repeated.
-fn parse(variable: &'static str, url: &str) -> Result<postgres::Config, Mistake> {
-    let config: postgres::Config = url
-        .parse()
-        .map_err(|_| url_mistake(variable, "is not a URL or key=value pairs that PostgreSQL knows"))?;
-    if config.get_hosts().is_empty() {
+fn parse(variable: &'static str, url: &str) -> Result<DatabaseTarget, Mistake> {
+    let target =
+        DatabaseTarget::parse(url, &|name| std::env::var(name).ok()).map_err(|error| match error {
+            ConninfoError::Syntax => url_mistake(variable, &error.to_string()),
+            error => Mistake { variable, value: None, allowed: error.to_string() },
+        })?;
+    if target.host_count() == 0 {
         return Err(url_mistake(variable, "names no host"));
     }
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(url_mistake(
-            variable,
-            "asks for TLS by sslmode=require, which this version cannot do; wanted is a URL",
-        ));
-    }
-    Ok(config)
+    target.check_tls_files().map_err(|error| Mistake {
+        variable,
+        value: None,
+        allowed: error.to_string(),
+    })?;
+    Ok(target)
 }
 
 fn url_mistake(variable: &'static str, problem: &str) -> Mistake {
@@ -168,7 +170,7 @@ mod tests {
         let path = directory.path().join("url");
         std::fs::write(&path, format!("{URL}\n")).unwrap();
         let config = database_config(&args(None, Some(path.clone()))).unwrap();
-        assert_eq!(config.get_password(), Some(&b"hunter2"[..]));
+        assert_eq!(config.config.get_password(), Some(&b"hunter2"[..]));
         let both = database_config(&args(Some(URL), Some(path.clone()))).unwrap_err();
         assert_eq!(
             (both.variable, both.allowed.as_str()),
@@ -213,11 +215,11 @@ mod tests {
     fn maintenance_is_done_where_the_events_are_unless_told_otherwise() {
         let mut args = args(Some(URL), None);
         assert!(!names_maintenance(&args));
-        assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("billing"));
+        assert_eq!(maintenance_config(&args).unwrap().config.get_user(), Some("billing"));
         args.maintenance_database_url = Some("postgresql://owner@db/usage".to_owned());
-        assert_eq!(maintenance_config(&args).unwrap().get_user(), Some("owner"));
+        assert_eq!(maintenance_config(&args).unwrap().config.get_user(), Some("owner"));
         assert!(names_maintenance(&args));
-        args.maintenance_database_url = Some("postgresql://owner@db/usage?sslmode=require".to_owned());
+        args.maintenance_database_url = Some("postgresql://owner@db/usage?sslmode=verify-full".to_owned());
         assert_eq!(maintenance_config(&args).unwrap_err().variable, "MAINTENANCE_DATABASE_URL");
     }
 }

@@ -8,7 +8,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use crate::commands::connect::{ConnectError, connect, describe};
+use crate::commands::connect::{ConnectError, connect};
+use crate::database_target::DatabaseTarget;
 use crate::generate::{self, GenerateError};
 use crate::migrations::{self, MigrateError, ProfileChoice};
 
@@ -88,16 +89,16 @@ impl std::fmt::Debug for Target {
 impl Target {
     /// Checks the database, migrates it, and creates the topic; on a mock cluster without `brokers`.
     pub fn prepare(
-        database: &postgres::Config,
+        database: &DatabaseTarget,
         database_url: String,
         brokers: Option<&str>,
         topic: String,
         profile: ProfileChoice,
     ) -> Result<Self, TargetError> {
         let mut client = connect(database)?;
-        let look = |source| TargetError::Look { database: describe(database), source };
+        let look = |source| TargetError::Look { database: database.describe(), source };
         if holds_usage(&mut client).map_err(look)? {
-            return Err(TargetError::NotEmpty { database: describe(database) });
+            return Err(TargetError::NotEmpty { database: database.describe() });
         }
         migrations::up(&mut client, profile)?;
         let server = migrations::ensure_current(&mut client)?.to_string();

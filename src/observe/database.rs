@@ -10,11 +10,13 @@ use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use postgres::error::SqlState;
-use postgres::{Client, NoTls, Row};
+use postgres::{Client, Row};
 
 use super::instruments::Instruments;
 use crate::clock;
+use crate::database_target::DatabaseTarget;
 use crate::error_chain::error_chain;
+use crate::stage::BoxedError;
 use crate::write::sqlstate::is_unreachable;
 
 /// Alerts look at these figures by the minute.
@@ -72,16 +74,16 @@ pub struct DatabaseFigures {
     pub retained_since: Option<f64>,
 }
 
-/// Starts the thread; it ends when the pipeline hangs up. `config` is as for any session beside the writers.
+/// Starts the thread; it ends when the pipeline hangs up. `target` is as for any session beside the writers.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub fn spawn(
-    config: postgres::Config,
+    target: DatabaseTarget,
     instruments: Arc<Instruments>,
     hang_up: Receiver<Infallible>,
 ) -> io::Result<()> {
-    let mut asker = Asker { config, client: None, said: Vec::new(), is_incomplete: false };
+    let mut asker = Asker { target, client: None, said: Vec::new(), is_incomplete: false };
     let run = move || loop {
         let interval = match asker.ask_all(&instruments) {
             Ok(()) => {
@@ -89,7 +91,7 @@ pub fn spawn(
                 INTERVAL
             }
             Err(error) => {
-                instruments.reach.failed(format!("asking for its figures: {}", error_chain(&error)));
+                instruments.reach.failed(format!("asking for its figures: {}", error_chain(error.as_ref())));
                 asker.client = None;
                 INTERVAL_AWAY
             }
@@ -104,7 +106,7 @@ pub fn spawn(
 }
 
 struct Asker {
-    config: postgres::Config,
+    target: DatabaseTarget,
     client: Option<Client>,
     /// Questions that were refused, each said once.
     said: Vec<&'static str>,
@@ -114,10 +116,10 @@ struct Asker {
 
 impl Asker {
     /// Fails only when the server cannot be reached; a question that it refuses has no answer.
-    fn ask_all(&mut self, instruments: &Instruments) -> Result<(), postgres::Error> {
+    fn ask_all(&mut self, instruments: &Instruments) -> Result<(), BoxedError> {
         instruments.database.lock().waiting_since = Some(Instant::now());
         if self.client.as_ref().is_none_or(Client::is_closed) {
-            let mut client = self.config.connect(NoTls)?;
+            let mut client = self.target.connect()?;
             client.batch_execute(SETTINGS)?;
             self.client = Some(client);
         }

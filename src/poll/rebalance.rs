@@ -26,6 +26,7 @@ use super::statistics::{self, PartitionStatistics};
 use crate::clock;
 use crate::crash_point::{self, CrashPoint};
 use crate::error_chain::error_chain;
+use crate::kafka_problem;
 use crate::logging::librdkafka;
 use crate::messages::Revocation;
 use crate::observe::activity::Activity;
@@ -371,7 +372,16 @@ impl ClientContext for GroupContext {
         if log_message.contains("Receive failed: Invalid response size") {
             self.strange_answers.fetch_add(1, Ordering::Relaxed);
         }
-        librdkafka::log(level, fac, log_message);
+        if fac == "FAIL"
+            && let Some(advice) = kafka_problem::advice(log_message)
+        {
+            log::error!(target: "librdkafka", repeats:% = log_message; "{fac}: {log_message}; {advice}; trying again");
+            return;
+        }
+        match kafka_problem::guess(log_message) {
+            Some(guess) => librdkafka::log(level, fac, &format!("{log_message}; if this goes on: {guess}")),
+            None => librdkafka::log(level, fac, log_message),
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

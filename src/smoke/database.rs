@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::{EVENT_COUNT, ORGANIZATION, Run, SentEvent, Trouble};
-use crate::commands::connect::{describe, open};
+use crate::commands::connect::open;
 use crate::config::Config;
 use crate::error_chain::error_chain;
 
@@ -72,7 +72,7 @@ impl Tables {
     pub(super) fn reach(config: &Config, keeps: bool, timeout: Duration) -> Result<(Self, String), Trouble> {
         let (mut client, server) = open(&config.maintenance).map_err(|error| {
             Trouble::new(
-                format!("{}: {}", describe(&config.maintenance), error_chain(&error)),
+                format!("{}: {}", config.maintenance.describe(), error_chain(&error)),
                 "check that it runs, MAINTENANCE_DATABASE_URL or else DATABASE_URL, and `usage-processor migrate status`",
             )
         })?;

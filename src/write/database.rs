@@ -27,6 +27,7 @@ use super::watchdog::Watch;
 use super::writer::{RowSink, Written};
 use crate::copy_tuple::CopyStream;
 use crate::crash_point::{self, CrashPoint};
+use crate::database_target::DatabaseTarget;
 use crate::error_chain::error_chain;
 use crate::messages::WriteBatch;
 use crate::observe::activity::StageActivity;
@@ -36,7 +37,7 @@ use crate::observe::instruments::WriteInstruments;
 #[derive(Debug, Clone)]
 pub struct DatabaseOptions {
     /// Where the database is.
-    pub config: postgres::Config,
+    pub target: DatabaseTarget,
     /// The consumer group that spans are entered for.
     pub consumer_group: String,
     /// The topic that spans and dead letters are of.
@@ -74,6 +75,7 @@ impl Database {
     /// `pg_stat_activity`; `watch` is told when it waits for the server.
     pub fn new(mut options: DatabaseOptions, writer: &str, watch: Watch) -> Self {
         options
+            .target
             .config
             .application_name(&application_name(writer))
             .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
@@ -124,7 +126,7 @@ impl Database {
         match self.session.take().filter(|session| !session.client.is_closed()) {
             Some(session) => Ok(session),
             None => {
-                let session = Session::open(&self.options.config, self.options.timeouts, &self.watch)?;
+                let session = Session::open(&self.options.target, self.options.timeouts, &self.watch)?;
                 if std::mem::replace(&mut self.had_session, true) {
                     self.reconnects.as_ref().inspect(|reconnects| reconnects.inc());
                 }

@@ -6,13 +6,14 @@
 use postgres::error::{DbError, SqlState};
 
 use super::sqlstate::{self, Remedy};
+use crate::database_target::ConnectError;
 
 /// Why a batch is not durable.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// No connection.
     #[error("connecting to PostgreSQL")]
-    Connect(#[source] postgres::Error),
+    Connect(#[source] ConnectError),
     /// The connection was made, but not as a writer needs it.
     #[error("preparing a writer's session")]
     Prepare(#[source] postgres::Error),
@@ -103,8 +104,8 @@ impl WriteError {
     /// What the server or the connection said.
     fn cause(&self) -> Option<&postgres::Error> {
         match self {
-            Self::Connect(source)
-            | Self::Prepare(source)
+            Self::Connect(source) => source.server_error(),
+            Self::Prepare(source)
             | Self::Begin(source)
             | Self::CreatePartitions(source)
             | Self::Copy { source, .. }
@@ -138,10 +139,14 @@ impl WriteError {
 
     /// What the error asks for.
     pub(super) fn remedy(&self) -> Remedy {
+        if let Self::Connect(error) = self
+            && error.is_misconfigured()
+        {
+            return Remedy::RetryAndAlarm;
+        }
         let Some(cause) = self.cause() else { return Remedy::Retry };
         let remedy = sqlstate::remedy(cause);
         match self {
-            Self::Connect(_) if sqlstate::is_misconfigured(cause) => Remedy::RetryAndAlarm,
             Self::MostRowsRefused { .. } => Remedy::RetryAndAlarm,
             Self::Copy { .. } => remedy,
             // The insert leaves existing rows out by the identity; another unique key is not ours.

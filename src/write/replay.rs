@@ -14,6 +14,7 @@ use super::session::{ServerTimeouts, Session, Statements};
 use super::settlement::Fate;
 use super::watchdog::{Watch, Watchdog};
 use crate::copy_tuple::CopyStream;
+use crate::database_target::DatabaseTarget;
 use crate::messages::WriteBatch;
 
 /// As the writers' own defaults. A person waits here, so no watchdog runs: the server's limits do.
@@ -50,14 +51,15 @@ impl std::fmt::Debug for ReplayTransaction<'_> {
 
 impl ReplaySession {
     /// Connects once.
-    pub fn open(config: &postgres::Config) -> Result<Self, WriteError> {
-        let mut config = config.clone();
-        config
+    pub fn open(target: &DatabaseTarget) -> Result<Self, WriteError> {
+        let mut target = target.clone();
+        target
+            .config
             .application_name("usage-processor dead-letters")
             .notice_callback(|notice| log::debug!("PostgreSQL: {}", notice.message()))
             .connect_timeout(CONNECT_TIMEOUT);
         let watch = Watchdog::new(TIMEOUTS.statement).watch("replay");
-        let session = Session::open(&config, TIMEOUTS, &watch)?;
+        let session = Session::open(&target, TIMEOUTS, &watch)?;
         Ok(Self { session, watch, stream: CopyStream::default(), copy_count: 0 })
     }
 

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use postgres::{Client, NoTls, Statement};
+use postgres::{Client, Statement};
 
 use super::error::WriteError;
 use super::watchdog::Watch;
 use super::{dead_letters, ledger};
 use crate::copy_tuple::COLUMNS;
+use crate::database_target::DatabaseTarget;
 
 /// A connection and the statements that were prepared on it.
 pub(super) struct Session {
@@ -146,13 +147,12 @@ pub(super) fn application_name(writer: &str) -> String {
 
 impl Session {
     pub(super) fn open(
-        config: &postgres::Config,
+        target: &DatabaseTarget,
         timeouts: ServerTimeouts,
         watch: &Watch,
     ) -> Result<Self, WriteError> {
-        watch.renew();
-        let mut client = config.connect(NoTls).map_err(WriteError::Connect)?;
-        watch.connected(client.cancel_token());
+        let mut client = target.connect_watched(|| watch.renew()).map_err(WriteError::Connect)?;
+        watch.connected(target.canceller(&client));
         client.batch_execute(&timeouts.session_settings()).map_err(WriteError::Prepare)?;
         watch.renew();
         client.batch_execute(ledger::PREPARE).map_err(WriteError::Prepare)?;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
-use postgres::{CancelToken, NoTls};
+
+use crate::database_target::Canceller;
 
 use crate::observe::activity::StageActivity;
 
@@ -35,7 +36,7 @@ struct Conversation {
     /// Since when the writer has waited for an answer; `None` while it does not talk.
     waiting_since: Option<Instant>,
     /// How to cancel what the current session does; `None` until there is one.
-    cancel: Option<CancelToken>,
+    cancel: Option<Canceller>,
     /// The latest thread that cancels: at most one, as that may hang too.
     canceller: Option<JoinHandle<()>>,
     is_cancelled: bool,
@@ -72,7 +73,7 @@ impl Watch {
     }
 
     /// There is a session now, which can be cancelled by `cancel`.
-    pub(super) fn connected(&self, cancel: CancelToken) {
+    pub(super) fn connected(&self, cancel: Canceller) {
         self.renew();
         self.conversation.lock().cancel = Some(cancel);
     }
@@ -164,7 +165,7 @@ impl Conversation {
         let Some(cancel) = self.cancel.clone().filter(|_| !is_busy) else { return };
         log::error!("{writer} has waited {waited:?} for the database: cancelling");
         let run = move || {
-            if let Err(error) = cancel.cancel_query(NoTls) {
+            if let Err(error) = cancel.cancel() {
                 log::warn!("asking the database to cancel a statement: {error}");
             }
         };

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use postgres::Client;
 use postgres::error::SqlState;
 
+use super::describe;
 use super::finding::Finding;
-use crate::commands::connect::{SetupError, connect, describe, open};
+use crate::commands::connect::{SetupError, connect, open};
 use crate::commands::run::retention_warning;
 use crate::config::Config;
 use crate::error_chain::error_chain;
@@ -81,7 +82,8 @@ pub(super) fn look(config: &Config) -> Look {
         Ok(opened) => opened,
         Err(error) => return Look { findings: vec![not_opened(config, &error)], has_ledger: false },
     };
-    let mut findings = vec![Finding::ok("database", format!("{server}, {}", describe(&config.database)))];
+    let mut findings = vec![Finding::ok("database", format!("{server}, {}", config.database.describe()))];
+    findings.push(connection(config, &mut client));
     let mut has_ledger = false;
     match ask(&mut client) {
         Ok(facts) => {
@@ -102,6 +104,23 @@ pub(super) fn look(config: &Config) -> Look {
         findings.push(maintenance(config));
     }
     Look { findings, has_ledger }
+}
+
+/// What was negotiated, as the server sees it.
+fn connection(config: &Config, client: &mut Client) -> Finding {
+    const ASK: &str = "\
+SELECT CASE WHEN ssl THEN format('%s, %s', version, cipher) ELSE 'not encrypted' END,
+       coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a socket')
+  FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let asked = client
+        .query_one(ASK, &[])
+        .and_then(|row| Ok(format!("{}, to {}", row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?)));
+    match asked {
+        Ok(found) => {
+            Finding::ok("connection", format!("{found} (sslmode={})", config.database.describe_tls()))
+        }
+        Err(error) => unanswered("connection", &error),
+    }
 }
 
 fn not_opened(config: &Config, error: &SetupError) -> Finding {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::finding::Finding;
 use crate::config::{Config, format_duration};
 use crate::error_chain::error_chain;
+use crate::kafka_problem::{self, Inquirer, KafkaProblem};
 use crate::ledger::Ledger;
 use crate::logging::librdkafka::Asking;
 use crate::offsets::{Offset, Partition};
@@ -64,11 +65,14 @@ pub(super) fn look(config: &Config, has_ledger: bool) -> Vec<Finding> {
     }
 }
 
-fn ask(config: &Config, has_ledger: bool) -> Result<Facts, KafkaError> {
+fn ask(config: &Config, has_ledger: bool) -> Result<Facts, KafkaProblem> {
     let topic = &config.kafka_topic;
     let client = consumer_config(&config.kafka_brokers, &config.kafka_group_id, &config.kafka_options);
-    let consumer: BaseConsumer<Asking> = client.create_with_context(Asking)?;
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let consumer = kafka_problem::inquirer(&client)?;
+    // The first question: whether Kafka lets us in is seen here.
+    let metadata = kafka_problem::ask(&consumer, TIMEOUT, |client, timeout| {
+        client.fetch_metadata(Some(topic), timeout)
+    })?;
     let found = metadata.topics().iter().flat_map(|topic| topic.partitions());
     let mut partitions: Vec<_> = found
         .map(|found| PartitionFacts {
@@ -106,10 +110,7 @@ fn ask(config: &Config, has_ledger: bool) -> Result<Facts, KafkaError> {
 }
 
 /// The group's word. A coordinator that has just started says for a moment that it is none.
-fn committed(
-    consumer: &BaseConsumer<Asking>,
-    wanted: TopicPartitionList,
-) -> Result<TopicPartitionList, KafkaError> {
+fn committed(consumer: &Inquirer, wanted: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
     use RDKafkaErrorCode as Code;
     let mut attempts_left = 20_u32;
     loop {

@@ -89,7 +89,7 @@ fn an_owner_that_cannot_be_reached_is_tried_again_and_the_pipeline_runs() {
         .database(&case.database.test)
         .env("MAINTENANCE_DATABASE_URL", "postgresql://nobody:x@127.0.0.1:1/none")
         .spawn();
-    processor.wait_for_line("maintenance: maintaining the database: error connecting to server", PATIENCE);
+    processor.wait_for_line("maintenance: connecting to PostgreSQL to maintain it: ", PATIENCE);
     case.wait_until_at_end();
     assert_eq!(case.rows(), 1);
     processor.terminate();

@@ -189,7 +189,7 @@ fn sink_with(url: &str, timeouts: ServerTimeouts) -> Sink {
 
 fn sink_of_group(url: &str, timeouts: ServerTimeouts, consumer_group: &str) -> Sink {
     let options = DatabaseOptions {
-        config: url.parse().unwrap(),
+        target: url.parse().unwrap(),
         consumer_group: consumer_group.to_owned(),
         topic: "usage-events".to_owned(),
         timeouts,
