@@ -33,6 +33,7 @@ mod secondary_indexes;
 mod shell;
 mod support;
 mod tidy;
+mod tls;
 mod units;
 mod wasm;
 mod writing;

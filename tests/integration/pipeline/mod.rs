@@ -88,7 +88,7 @@ impl Case {
     }
 
     /// `run --stop-at-end`, to its good end.
-    fn process_all(&self) -> Processor {
+    pub(crate) fn process_all(&self) -> Processor {
         self.process_all_as(&self.group)
     }
 
@@ -132,7 +132,7 @@ impl Case {
         if at_end { Ok(()) } else { Err(committed) }
     }
 
-    fn assert_at_end(&self) {
+    pub(crate) fn assert_at_end(&self) {
         assert_eq!(self.is_at_end(), Ok(()), "ends are {:?}", self.topic.end_offsets());
     }
 
@@ -141,7 +141,7 @@ impl Case {
     }
 
     /// Compares rows by organization and hour, and dead letters by reason, with the truth.
-    fn assert_truth(&mut self, truth: &Truth) {
+    pub(crate) fn assert_truth(&mut self, truth: &Truth) {
         let expected: Vec<String> = truth
             .usage
             .iter()
@@ -200,7 +200,7 @@ fn try_to_generate(topic: &TestTopic, traffic: Traffic, pace: Pace) -> Result<Tr
 }
 
 /// Traffic with 3 % retries, of which `retimed` carry another time, and 1 % malformed messages.
-fn traffic(message_count: u64, retimed: &str) -> Traffic {
+pub(crate) fn traffic(message_count: u64, retimed: &str) -> Traffic {
     let share = |text: &str| text.parse::<Share>().unwrap();
     Traffic {
         seed: 42,
@@ -219,7 +219,7 @@ fn steady(rate: u32) -> Pace {
     Pace::Steady { rate: NonZeroU32::new(rate).unwrap() }
 }
 
-const BACKLOG: Pace = Pace::Backlog { spread: Duration::from_secs(600) };
+pub(crate) const BACKLOG: Pace = Pace::Backlog { spread: Duration::from_secs(600) };
 
 /// A valid event of [`ORGANIZATION`], at `time_ms`.
 pub(crate) fn event(request_id: &str, time_ms: i64) -> String {

@@ -3,6 +3,7 @@
 //! All of it is removed when it is dropped, after a panic too. Whoever waits here waits with a
 //! deadline, and says at its end what it was waiting for.
 
+mod authority;
 mod database;
 mod http;
 mod processor;
@@ -11,6 +12,7 @@ mod servers;
 mod small_disk;
 mod topic;
 
+pub(crate) use authority::{Authority, Issued};
 pub(crate) use database::{TestDatabase, server_client};
 pub(crate) use http::{exchange, get};
 pub(crate) use processor::{Processor, ProcessorBuilder};

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -68,6 +68,26 @@ impl PrivatePostgres {
         self.data.run("start", &[]);
     }
 
+    /// Lets it read its configuration and certificates again, soon.
+    #[track_caller]
+    pub(crate) fn reload(&self) {
+        self.data.run("reload", &[]);
+    }
+
+    /// Puts a file into the server's own directory, as its user's and closed to others.
+    #[track_caller]
+    pub(crate) fn put_file(&self, name: &str, content: &[u8]) {
+        let data = self.data.path.join("data");
+        let owner = std::fs::metadata(data.join("PG_VERSION")).expect("the server's own files");
+        // Under another name first: the server may look at any moment.
+        let (path, new) = (data.join(name), data.join(format!("{name}.new")));
+        std::fs::write(&new, content).expect("write a file of the server's");
+        std::fs::set_permissions(&new, Permissions::from_mode(0o600)).expect("close a file of the server's");
+        std::os::unix::fs::chown(&new, Some(owner.uid()), Some(owner.gid()))
+            .expect("give a file to the server");
+        std::fs::rename(new, path).expect("put a file in its place");
+    }
+
     /// A backup of the stopped server: its files.
     #[track_caller]
     pub(crate) fn copy_data(&self, backup: &Path) {
@@ -121,6 +141,12 @@ impl PrivateBroker {
     #[track_caller]
     pub(crate) fn address(&self) -> String {
         self.data.run("address", &[])
+    }
+
+    /// HOST:PORT of a further listener, `+NAME=PROTOCOL` among the properties.
+    #[track_caller]
+    pub(crate) fn address_of(&self, listener: &str) -> String {
+        self.data.run("address", &[listener])
     }
 
     /// The file with the first messages of a topic's first partition.

@@ -101,6 +101,16 @@ impl TestTopic {
         topic
     }
 
+    /// The same topic, for another thread; this one deletes it.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            brokers: self.brokers.clone(),
+            partition_count: AtomicI32::new(self.partition_count()),
+            is_shared: false,
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
