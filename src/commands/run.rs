@@ -12,12 +12,13 @@ use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
 use crate::config::{Config, Mistake, core_count, format_duration};
+use crate::database_target::certificates;
 use crate::health::Health;
 use crate::latency::reporter::ReportRequests;
 use crate::maintenance::Bounds;
 use crate::migrations::{self, MigrateError, ProfileChoice, ServerInfo};
 use crate::observe::http::Server;
-use crate::observe::instruments::Instruments;
+use crate::observe::instruments::{Certificates, Instruments};
 use crate::observe::routes;
 use crate::pipeline::{self, PipelineError, Report};
 use crate::shutdown::Shutdown;
@@ -118,7 +119,12 @@ fn instruments(config: &Config, shutdown: &Shutdown) -> Result<Arc<Instruments>,
     let settings = check_config::settings(config);
     let settings = settings.into_iter().map(|(name, value)| Setting { name: name.trim().to_owned(), value });
     let database = config.database.describe();
-    Instruments::new(config, database, settings.collect(), shutdown.clone()).map(Arc::new)
+    let mut instruments = Instruments::new(config, database, settings.collect(), shutdown.clone())?;
+    let (targets, options) =
+        ([config.database.clone(), config.maintenance.clone()], config.kafka_options.clone());
+    // The files are read anew: a certificate may be renewed under a running process.
+    instruments.certificates = Certificates(Arc::new(move || certificates(&targets.each_ref(), &options)));
+    Ok(Arc::new(instruments))
 }
 
 /// Serves metrics, health and status, from before any server is reached to the end of the process.
