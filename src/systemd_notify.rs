@@ -28,7 +28,7 @@ const LAST_MESSAGE_MAX: Duration = Duration::from_secs(1);
 pub struct Observed {
     /// Stages progress, have nothing to do, or wait for a server. When not, the watchdog is not fed.
     pub is_alive: bool,
-    /// The group has said which partitions are ours, were it none, and the database was reached.
+    /// The group has said which partitions are ours, were it none, and the database is reached. Told once.
     pub is_ready: bool,
     /// Messages a second.
     pub rate: f64,
@@ -111,9 +111,10 @@ impl Teller {
     }
 
     fn tell(&mut self, observed: &Observed, is_stopping: bool) {
-        let status = status(observed, is_stopping);
+        // Once is enough: what is not ready any more is waited for, and the status says so.
+        let is_ready = self.is_ready || !is_stopping && observed.is_ready;
+        let status = status(observed, is_ready, is_stopping);
         let mut states = vec![NotifyState::Status(&status)];
-        let is_ready = !is_stopping && observed.is_ready;
         let now = Instant::now();
         let stop_deadline =
             is_stopping.then(|| self.stop_deadline.unwrap_or(now + self.drain_timeout + STOP_MARGIN));
@@ -135,7 +136,7 @@ impl Teller {
         match sd_notify::notify(&states) {
             // What has not arrived is told again.
             Ok(()) => {
-                self.is_ready |= is_ready;
+                self.is_ready = is_ready;
                 self.stop_deadline = stop_deadline;
                 self.is_deaf = false;
             }
@@ -149,8 +150,8 @@ impl Teller {
 }
 
 /// The line in `systemctl status`.
-fn status(observed: &Observed, is_stopping: bool) -> String {
-    let Observed { is_ready, rate, lag, assigned, note, .. } = observed;
+fn status(observed: &Observed, is_ready: bool, is_stopping: bool) -> String {
+    let Observed { rate, lag, assigned, note, .. } = observed;
     let figures = format!("{rate:.0} messages/s, lag {lag}, {assigned} partitions");
     let state = match (is_stopping, is_ready) {
         (true, _) => format!("Stopping: {figures}"),

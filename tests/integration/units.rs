@@ -69,6 +69,13 @@ fn analyze(arguments: &[&str], paths: &[PathBuf]) -> Option<(bool, String)> {
     Some((output.status.success(), said))
 }
 
+/// `run --help`, without what is in this process's environment.
+fn run_help() -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usage-processor"));
+    let help = command.args(["run", "--help"]).env_clear().output().unwrap();
+    String::from_utf8(help.stdout).unwrap()
+}
+
 #[test]
 fn every_unit_is_known_here() {
     let mut found: Vec<_> = fs::read_dir(folder())
@@ -155,8 +162,7 @@ fn what_a_restart_cannot_mend_is_not_restarted() {
 
 #[test]
 fn stopping_may_take_longer_than_the_drain() {
-    let help = Command::new(env!("CARGO_BIN_EXE_usage-processor")).args(["run", "--help"]).output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
+    let help = run_help();
     let option = help.split("DRAIN_TIMEOUT=]").nth(1).expect("the option's help");
     let default = option.split("[default: ").nth(1).unwrap().split(']').next().unwrap();
     let drain = humantime::parse_duration(default).unwrap();
@@ -193,9 +199,8 @@ fn the_units_call_commands_that_exist_and_hold_no_secret() {
 /// What the file that is to be edited names is what the program knows, with its default.
 #[test]
 fn the_environment_file_names_real_variables() {
-    let help = Command::new(env!("CARGO_BIN_EXE_usage-processor")).args(["run", "--help"]).output().unwrap();
     // It wraps its lines.
-    let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = run_help().split_whitespace().collect::<Vec<_>>().join(" ");
     let text = fs::read_to_string(folder().join("usage-processor.env")).unwrap();
     let mut count = 0;
     for line in text.lines() {
