@@ -186,7 +186,10 @@ impl Asker {
                         log::Level::Debug
                     }
                     Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => log::Level::Info,
-                    _ => log::Level::Warn,
+                    _ => {
+                        self.is_incomplete = true;
+                        log::Level::Warn
+                    }
                 };
                 if !self.said.contains(&question) {
                     self.said.push(question);
