@@ -23,6 +23,7 @@ mod ledger;
 mod maintain;
 mod migrating;
 mod migrations;
+mod monitoring;
 mod observed;
 mod package;
 mod partitions;

@@ -10,9 +10,12 @@ use crate::database::{Database, choice, profiles};
 /// The organization of the README's examples.
 const ORGANIZATION: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
 
-/// Its `sql` blocks, each with the section that it stands in.
 fn blocks() -> Vec<(String, String)> {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    blocks_of(&fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap())
+}
+
+/// A page's `sql` blocks, each with the section that it stands in.
+pub(crate) fn blocks_of(text: &str) -> Vec<(String, String)> {
     let (mut section, mut block, mut blocks) = (String::new(), None, Vec::new());
     for line in text.lines() {
         block = match (block, line) {
@@ -36,7 +39,7 @@ fn blocks() -> Vec<(String, String)> {
 
 /// The statements that are meant for a profile. A comment on its own line that begins with a profile's name
 /// holds up to the next comment.
-fn statements(sql: &str, profile: Profile) -> Vec<String> {
+pub(crate) fn statements(sql: &str, profile: Profile) -> Vec<String> {
     let other = match profile {
         Profile::TimescaleDb => "-- PostgreSQL profile",
         Profile::PostgreSql => "-- TimescaleDB profile",
@@ -60,8 +63,8 @@ fn statements(sql: &str, profile: Profile) -> Vec<String> {
 }
 
 /// How many rows a statement returns.
-fn row_count(database: &mut Database, sql: &str) -> usize {
-    let messages = database.client.simple_query(sql).unwrap_or_else(|error| panic!("README: {sql}{error:?}"));
+pub(crate) fn row_count(database: &mut Database, sql: &str) -> usize {
+    let messages = database.client.simple_query(sql).unwrap_or_else(|error| panic!("{sql}{error:?}"));
     messages.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count()
 }
 
@@ -72,7 +75,7 @@ SELECT now() - n * interval '10 minutes', 'r' || n, '6ba7b810-9dad-41d1-80b4-00c
        '/e' || n % 20, 'GET', (ARRAY[200, 404, 503])[1 + n % 3], n
   FROM generate_series(0, 300) AS n";
 
-fn filled(profile: Profile) -> Database {
+pub(crate) fn filled(profile: Profile) -> Database {
     let mut database = Database::migrated(profile);
     database
         .client

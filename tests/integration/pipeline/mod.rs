@@ -28,6 +28,7 @@ mod rebalance;
 mod refusals;
 mod replay;
 mod retries;
+mod scraped;
 pub(crate) mod roles;
 mod scaling;
 mod silence;
