@@ -17,6 +17,7 @@ mod cases;
 mod closing;
 mod corpus;
 mod database;
+mod docker;
 mod figures;
 mod harness;
 mod ledger;
