@@ -41,19 +41,7 @@ use crate::stage::StageError;
 /// The exit code that a command's error asks for.
 pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     if let Some(error) = error.downcast_ref::<RunError>() {
-        return match error {
-            RunError::Setup(error) => exit_code_of_setup(error),
-            RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
-            // librdkafka has looked at settings and files, and at nothing else yet.
-            RunError::Pipeline(PipelineError::Consumer(_) | PipelineError::DeadLetterTopic(_)) => {
-                exit_code::CONFIGURATION
-            }
-            RunError::Pipeline(_)
-            | RunError::Signals(_)
-            | RunError::Metrics(_)
-            | RunError::Notifier(_)
-            | RunError::Summary(_) => exit_code::FAILED,
-        };
+        return exit_code_of_run(error);
     }
     match error.downcast_ref::<CheckConfigError>() {
         Some(CheckConfigError::Config(_)) => return exit_code::CONFIGURATION,
@@ -106,6 +94,22 @@ pub fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
         exit_code::REFUSED
     } else {
         exit_code::FAILED
+    }
+}
+
+fn exit_code_of_run(error: &RunError) -> u8 {
+    match error {
+        RunError::Setup(error) => exit_code_of_setup(error),
+        RunError::Pipeline(PipelineError::Stage(stage)) => exit_code_of_stage(stage),
+        // librdkafka has looked at settings and files, and at nothing else yet.
+        RunError::Pipeline(PipelineError::Consumer(_) | PipelineError::DeadLetterTopic(_)) => {
+            exit_code::CONFIGURATION
+        }
+        RunError::Pipeline(_)
+        | RunError::Signals(_)
+        | RunError::Metrics(_)
+        | RunError::Notifier(_)
+        | RunError::Summary(_) => exit_code::FAILED,
     }
 }
 

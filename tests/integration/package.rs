@@ -166,11 +166,19 @@ fn manual_pages_are_of_every_command_and_have_the_exit_codes() {
     let target = tempfile::tempdir().unwrap();
     generate_docs(target.path());
     let man = target.path().join("release/package/man");
-    for name in ["", "-run", "-migrate-up", "-dead-letters-replay", "-audit"] {
+    let all = ["0", "1", "2", "3", "4", "5", "6", "7", "130"];
+    for (name, codes) in [
+        ("", all.as_slice()),
+        ("-run", &["0", "1", "2", "3", "4", "5", "7", "130"]),
+        ("-migrate-up", &["0", "2", "3"]),
+        ("-dead-letters-replay", &["0", "1", "2", "3"]),
+        ("-audit", &["0", "1", "2", "3", "6"]),
+    ] {
         let page = fs::read_to_string(man.join(format!("usage-processor{name}.1"))).unwrap();
         let status = page.split(".SH \"EXIT STATUS\"").nth(1).unwrap_or_else(|| panic!("{name}: {page}"));
-        for code in ["0", "1", "2", "3", "4", "5", "6", "7", "130"] {
-            assert!(status.contains(&format!(".TP\n\\fB{code}\\fR\n")), "{name} {code}: {status}");
+        for code in all {
+            let is_told = status.contains(&format!(".TP\n\\fB{code}\\fR\n"));
+            assert_eq!(is_told, codes.contains(&code), "{name} {code}: {status}");
         }
     }
     let page = fs::read_to_string(man.join("usage-processor.1")).unwrap();
