@@ -163,7 +163,7 @@ fn down_asks_before_rows_are_dropped() {
         let mut process = command.spawn();
         (process.wait_exit(SERVER_TIMEOUT).code(), process.lines().join("\n"))
     };
-    for _ in 7..=21 {
+    for _ in 7..=22 {
         let (code, lines) = down(&[]);
         assert_eq!(code, Some(0), "nothing is in these: {lines}");
     }

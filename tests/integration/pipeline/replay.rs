@@ -179,7 +179,7 @@ fn decisions_depend_on_message_and_offset_through_crashes() {
                 .env("WRITER_THREADS", "1")
                 .env("BATCH_SIZE", "50")
                 // The next one takes the dead one's place without waiting for the end of its session.
-                .env("KAFKA_OPTIONS", "group.instance.id=one")
+                .env("KAFKA_GROUP_INSTANCE_ID", "one")
                 .spawn()
         };
         for part in parts {

@@ -17,7 +17,7 @@ fn copy(request_id: &str, endpoint: &str, time_ms: i64) -> String {
 
 /// A processor that takes the place of a dead one without waiting for the end of its session.
 fn in_place(case: &Case) -> ProcessorBuilder {
-    case.processor().env("KAFKA_OPTIONS", "group.instance.id=one")
+    case.processor().env("KAFKA_GROUP_INSTANCE_ID", "one")
 }
 
 fn crash(mut processor: Processor) {
