@@ -113,7 +113,13 @@ impl DatabaseTarget {
         let tls = TlsSettings::take(&mut info)?;
         let passfile = passfile::location(info.take("passfile"), environment);
         let names_session = info.is_given("target_session_attrs");
-        let mut target = Self { tls, passfile, ..Self::from(info.into_config()?) };
+        let whole = info.into_config()?;
+        let host_count = whole.get_hosts().len().max(whole.get_hostaddrs().len());
+        if whole.get_ports().len() > 1 && whole.get_ports().len() != host_count {
+            let text = format!("has {} ports for {host_count} hosts", whole.get_ports().len());
+            return Err(ConninfoError::Value(text));
+        }
+        let mut target = Self { tls, passfile, ..Self::from(whole) };
         if target.hosts.len() > 1 && !names_session {
             // Unlike libpq: nothing here is of use on a standby unless one is asked for.
             target.config.target_session_attrs(postgres::config::TargetSessionAttrs::ReadWrite);

@@ -157,6 +157,7 @@ mod tests {
     use crate::config::Config;
     use crate::observe::activity::StageActivity;
     use crate::shutdown::Shutdown;
+    use crate::status::PartitionStatus;
 
     #[derive(Debug, Parser)]
     struct TestCli {
@@ -208,7 +209,18 @@ mod tests {
     fn a_standstill_that_nothing_explains_is_not_alive() {
         let instruments = Arc::new(instruments());
         let health = Health::new(Arc::clone(&instruments));
-        instruments.board.publish(Tally { messages: 1, ..Tally::default() }, [].into_iter());
+        let publish = |tally, is_in_flight| {
+            let status = PartitionStatus {
+                partition: 0,
+                watermark: 7,
+                committed: None,
+                high_water_mark: None,
+                low_water_mark: None,
+                lag: 0,
+            };
+            instruments.board.publish(tally, [(status, is_in_flight)].into_iter());
+        };
+        publish(Tally { messages: 1, ..Tally::default() }, true);
         thread::sleep(2 * BRIEF);
         assert_eq!(health.standstill(Duration::from_secs(60)), None, "it has not lasted");
         assert!(health.standstill(BRIEF).is_some());
@@ -222,7 +234,7 @@ mod tests {
         assert_eq!(health.standstill(BRIEF), None, "the database is away");
         instruments.reach.succeeded();
         assert!(health.standstill(BRIEF).is_some());
-        instruments.board.publish(Tally { messages: 1, written: 1, ..Tally::default() }, [].into_iter());
+        publish(Tally { messages: 1, written: 1, ..Tally::default() }, false);
         assert_eq!(health.standstill(BRIEF), None, "nothing is in flight");
     }
 

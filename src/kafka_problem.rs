@@ -45,7 +45,10 @@ pub fn advice(message: &str) -> Option<&'static str> {
 pub fn guess(message: &str) -> Option<&'static str> {
     let is_early =
         ["APIVERSION_QUERY", "SSL_HANDSHAKE", "state UP"].iter().any(|state| message.contains(state));
-    (message.contains("Disconnected") && is_early).then_some(
+    // What is seen of it depends on who was faster.
+    let is_hang_up =
+        ["Disconnected", "Broken pipe", "Connection reset"].iter().any(|words| message.contains(words));
+    (is_hang_up && is_early).then_some(
         "security.protocol may not fit the broker's listener, which may want TLS, SASL, both, or neither",
     )
 }

@@ -108,6 +108,7 @@ fn exit_code_of_run(error: &RunError) -> u8 {
         RunError::Pipeline(_)
         | RunError::Signals(_)
         | RunError::Metrics(_)
+        | RunError::Listen { .. }
         | RunError::Notifier(_)
         | RunError::Summary(_) => exit_code::FAILED,
     }

@@ -1,6 +1,7 @@
 //! `run`: waits for the database, then runs the pipeline until a signal, and logs its statistics.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::connect::{SetupError, prepare_patiently};
 use super::progress_bar::message_bar;
 use super::run_summary::RunSummary;
 use crate::cli::RunArgs;
-use crate::config::{Config, Mistake, core_count, format_duration};
+use crate::config::{Config, core_count, format_duration};
 use crate::database_target::certificates;
 use crate::health::Health;
 use crate::latency::reporter::ReportRequests;
@@ -39,6 +40,14 @@ pub enum RunError {
     /// No signal handlers.
     #[error("installing signal handlers")]
     Signals(#[source] io::Error),
+    /// METRICS_ADDR cannot be listened on: taken, or not there (yet), so that another start may succeed.
+    #[error("listening on METRICS_ADDR={address}; each instance needs an address of its own, or none")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A metric is declared wrongly.
     #[error("declaring metrics")]
     Metrics(#[source] prometheus::Error),
@@ -60,7 +69,7 @@ pub fn run(args: &RunArgs) -> Result<(), RunError> {
     let latency_requests = ReportRequests::default();
     shutdown.on_signals().and_then(|()| latency_requests.on_signal()).map_err(RunError::Signals)?;
     let instruments = instruments(&config, &shutdown).map_err(RunError::Metrics)?;
-    let _server = serve(&config, &instruments).map_err(SetupError::from)?;
+    let _server = serve(&config, &instruments)?;
     let notifier = notify(&config, &instruments).map_err(RunError::Notifier)?;
     let outcome = run_with(args, &config, &instruments, &latency_requests);
     notifier.finish();
@@ -128,16 +137,12 @@ fn instruments(config: &Config, shutdown: &Shutdown) -> Result<Arc<Instruments>,
 }
 
 /// Serves metrics, health and status, from before any server is reached to the end of the process.
-fn serve(config: &Config, instruments: &Arc<Instruments>) -> Result<Option<Server>, Mistake> {
+fn serve(config: &Config, instruments: &Arc<Instruments>) -> Result<Option<Server>, RunError> {
     let Some(address) = config.metrics_address else { return Ok(None) };
     let health = Health::new(Arc::clone(instruments));
     let instruments = Arc::clone(instruments);
     let server = Server::start(address, move |path| routes::answer(&instruments, &health, path));
-    let server = server.map_err(|error| Mistake {
-        variable: "METRICS_ADDR",
-        value: Some(address.to_string()),
-        allowed: format!("cannot be listened on: {error}; give each instance an address of its own, or none"),
-    })?;
+    let server = server.map_err(|source| RunError::Listen { address, source })?;
     log::info!("serving status and metrics at http://{}/", server.address());
     Ok(Some(server))
 }

@@ -278,16 +278,17 @@ impl<O: OffsetCommitter> Committer<O> {
         let statuses = self.watermarks.iter().map(|(partition, watermark)| {
             let heard = self.heard.get(&partition);
             let high_water_mark = heard.and_then(|heard| heard.high_water_mark);
-            PartitionStatus {
+            let status = PartitionStatus {
                 partition,
                 watermark,
                 committed: heard.and_then(|heard| heard.committed),
                 high_water_mark,
                 low_water_mark: heard.and_then(|heard| heard.low_water_mark),
                 lag: u64::try_from(high_water_mark.unwrap_or(watermark) - watermark).unwrap_or(0),
-            }
+            };
+            (status, !self.watermarks.are_drained(&[partition]))
         });
-        self.tally.lag = statuses.clone().map(|status| status.lag).sum();
+        self.tally.lag = statuses.clone().map(|(status, _)| status.lag).sum();
         self.board.publish(self.tally, statuses);
     }
 }

@@ -94,25 +94,26 @@ struct Books {
     tally: Tally,
     /// The assigned ones, by number.
     partitions: Vec<PartitionStatus>,
-    /// When a watermark moved last, while anything is in flight.
-    standing_since: Option<Instant>,
+    /// Beside each, since when its watermark has stood where it is, while something of it is in flight.
+    standing_since: Vec<Option<Instant>>,
 }
 
 impl TallyBoard {
-    /// Replaces the snapshot: books and partitions of the same moment.
-    pub fn publish(&self, tally: Tally, partitions: impl Iterator<Item = PartitionStatus>) {
-        let position = |books: &Books| books.partitions.iter().map(|status| status.watermark).sum::<Offset>();
+    /// Replaces the snapshot: books and partitions of the same moment, each with whether something of it is in flight.
+    pub fn publish(&self, tally: Tally, partitions: impl Iterator<Item = (PartitionStatus, bool)>) {
+        let now = Instant::now();
+        let mut partitions: Vec<_> = partitions.collect();
+        partitions.sort_unstable_by_key(|(status, _)| status.partition);
         let mut books = self.0.lock();
-        let before = (position(&books), books.partitions.len());
-        books.tally = tally;
-        books.partitions.clear();
-        books.partitions.extend(partitions);
-        books.partitions.sort_unstable_by_key(|status| status.partition);
-        if tally.in_flight() == 0 {
-            books.standing_since = None;
-        } else if books.standing_since.is_none() || before != (position(&books), books.partitions.len()) {
-            books.standing_since = Some(Instant::now());
-        }
+        let standing_since = partitions.iter().map(|(status, is_in_flight)| {
+            is_in_flight.then(|| books.standing_since_of(status).unwrap_or(now))
+        });
+        let standing_since = standing_since.collect();
+        *books = Books {
+            tally,
+            partitions: partitions.into_iter().map(|(status, _)| status).collect(),
+            standing_since,
+        };
     }
 
     /// The latest snapshot.
@@ -135,8 +136,16 @@ impl TallyBoard {
         self.0.lock().partitions.iter().map(|status| (status.partition, status.watermark)).collect()
     }
 
-    /// How long ago any watermark moved, while messages are in flight.
+    /// How long the watermark has stood still that has done so for longest, of partitions with messages in flight.
     pub fn stuck_for(&self) -> Option<Duration> {
-        self.0.lock().standing_since.map(|since| since.elapsed())
+        self.0.lock().standing_since.iter().flatten().min().map(Instant::elapsed)
+    }
+}
+
+impl Books {
+    /// Since when this watermark has been where it is, if it is where it was.
+    fn standing_since_of(&self, now: &PartitionStatus) -> Option<Instant> {
+        let idx = self.partitions.binary_search_by_key(&now.partition, |status| status.partition).ok()?;
+        (self.partitions[idx].watermark == now.watermark).then_some(self.standing_since[idx]).flatten()
     }
 }

@@ -12,8 +12,8 @@ use crate::kafka_options::KafkaOptions;
 const CERTIFICATES_MAX: usize = 64;
 
 /// Each certificate in the files that are named, as `sslcert CN=billing`, and the second since 1970 after which it
-/// is not valid any more. Of several with one name the one that lasts longest: the others have been replaced. What
-/// cannot be read is left out (connecting says so), and so is what the operating system trusts.
+/// is not valid any more. Of several with one name in one file the one that lasts longest: the others have been replaced; of those
+/// in several files the one that ends first. What cannot be read is left out (connecting says so), and so is what the operating system trusts.
 pub fn certificates(targets: &[&DatabaseTarget], kafka_options: &KafkaOptions) -> Vec<(String, i64)> {
     let mut files: Vec<(&'static str, PathBuf)> = Vec::new();
     for target in targets {
@@ -33,9 +33,14 @@ pub fn certificates(targets: &[&DatabaseTarget], kafka_options: &KafkaOptions) -
     }
     let mut ends = BTreeMap::new();
     for (setting, path) in files {
+        let mut of_file = BTreeMap::new();
         for (name, end) in ends_in(setting, &path) {
-            let latest = ends.entry(name).or_insert(end);
+            let latest = of_file.entry(name).or_insert(end);
             *latest = end.max(*latest);
+        }
+        for (name, end) in of_file {
+            let first = ends.entry(name).or_insert(end);
+            *first = end.min(*first);
         }
     }
     ends.into_iter().collect()

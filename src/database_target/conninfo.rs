@@ -41,6 +41,16 @@ const UNSUPPORTED: [&str; 15] = [
     "replication",
 ];
 
+/// The same as variables of the environment, as far as they are about security.
+const UNSUPPORTED_ENVIRONMENT: [&str; 6] = [
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLMINPROTOCOLVERSION",
+    "PGSSLMAXPROTOCOLVERSION",
+];
+
 /// Why a connection string cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConninfoError {
@@ -50,6 +60,9 @@ pub enum ConninfoError {
     /// It asks for what this program cannot do.
     #[error("has the setting {0}, which is not supported")]
     Unsupported(&'static str),
+    /// The environment does.
+    #[error("is read beside the variable {0}, which is not supported")]
+    UnsupportedVariable(&'static str),
     /// A setting has a value that it cannot have, alone or beside another.
     #[error("{0}")]
     Value(String),
@@ -101,6 +114,9 @@ impl Conninfo {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(), ConninfoError> {
         let variable = |name| environment(name).filter(|value| !value.is_empty());
+        if let Some(name) = UNSUPPORTED_ENVIRONMENT.into_iter().find(|name| variable(name).is_some()) {
+            return Err(ConninfoError::UnsupportedVariable(name));
+        }
         if let Some(service) = self.take("service").or_else(|| variable("PGSERVICE")) {
             let found = service_file::read(&service, self.take("servicefile"), environment);
             for (key, value) in found.map_err(|(path, problem)| ConninfoError::Service { path, problem })? {

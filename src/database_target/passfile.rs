@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A line for each database of a large company is far less; a wrong path may lead to anything.
@@ -52,7 +52,9 @@ pub(super) fn password(
     if !metadata.is_file() {
         return Err(failed(io::Error::other("it is not a plain file")));
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
+    // Root's may be readable by a group, as keys may: so systemd hands over its credentials.
+    let open_to_others = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if metadata.permissions().mode() & open_to_others != 0 {
         return Err(PassfileError::Open(path.to_owned()));
     }
     let mut text = String::new();

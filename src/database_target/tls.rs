@@ -126,6 +126,10 @@ impl TlsSettings {
                 ));
             }
         };
+        if mode < SslMode::Require && info.is_given("sslnegotiation") {
+            // The client refuses it, and `prefer` would take that for a server without TLS.
+            return Err(wrong("has sslnegotiation, which takes sslmode=require or stricter"));
+        }
         if root == Some(RootCertificates::System) && mode != SslMode::VerifyFull {
             // Any of the many that a public CA has given a certificate to would do.
             return Err(wrong("has sslrootcert=system, which takes sslmode=verify-full"));

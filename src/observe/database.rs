@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
 use postgres::error::SqlState;
 use postgres::{Client, Row};
 
@@ -83,7 +84,13 @@ pub fn spawn(
     instruments: Arc<Instruments>,
     hang_up: Receiver<Infallible>,
 ) -> io::Result<()> {
-    let mut asker = Asker { target, client: None, said: Vec::new(), is_incomplete: false };
+    let mut asker = Asker {
+        target,
+        shown: Arc::clone(&instruments.database),
+        client: None,
+        said: Vec::new(),
+        is_incomplete: false,
+    };
     let run = move || loop {
         let interval = match asker.ask_all(&instruments) {
             Ok(()) => {
@@ -107,6 +114,7 @@ pub fn spawn(
 
 struct Asker {
     target: DatabaseTarget,
+    shown: Arc<Mutex<DatabaseFigures>>,
     client: Option<Client>,
     /// Questions that were refused, each said once.
     said: Vec<&'static str>,
@@ -119,7 +127,8 @@ impl Asker {
     fn ask_all(&mut self, instruments: &Instruments) -> Result<(), BoxedError> {
         instruments.database.lock().waiting_since = Some(Instant::now());
         if self.client.as_ref().is_none_or(Client::is_closed) {
-            let mut client = self.target.connect()?;
+            let mut client =
+                self.target.connect_watched(|| self.shown.lock().waiting_since = Some(Instant::now()))?;
             client.batch_execute(SETTINGS)?;
             self.client = Some(client);
         }
@@ -177,6 +186,7 @@ impl Asker {
 
     fn ask(&mut self, question: &'static str, sql: &str) -> Result<Option<Row>, postgres::Error> {
         let Some(client) = &mut self.client else { return Ok(None) };
+        self.shown.lock().waiting_since = Some(Instant::now());
         match client.query_opt(sql, &[]) {
             Err(error) if !is_unreachable(&error) => {
                 let level = match error.code() {

@@ -31,6 +31,9 @@ const COMMITTER_WORKING_MAX: Duration = Duration::from_secs(150);
 /// A rebalance callback asks for start positions for two minutes at most, through an outage of either server, and
 /// each of its last requests may take some seconds more; DRAIN_TIMEOUT is added.
 const CALLBACK_WORKING_MAX: Duration = Duration::from_secs(150);
+/// The poller looks up ten times a second while it waits for messages, the committer every second: a call that does not
+/// return is a bug of ours or of librdkafka's.
+const LOOK_UP_MAX: Duration = Duration::from_secs(60);
 /// The watchdog stops the process when a statement takes longer than STATEMENT_TIMEOUT and twenty seconds; that
 /// should come first. Each statement is a sign.
 const WRITER_MARGIN: Duration = Duration::from_secs(40);
@@ -140,7 +143,8 @@ impl Instruments {
             board: TallyBoard::default(),
             latencies: Latencies::new(),
             poll: Arc::new(PollInstruments::new(
-                StageActivity::new("poller", CALLBACK_WORKING_MAX.saturating_add(config.drain_timeout)),
+                StageActivity::new("poller", CALLBACK_WORKING_MAX.saturating_add(config.drain_timeout))
+                    .looking_up_within(LOOK_UP_MAX),
                 config.decoder_count,
             )),
             decoders: (0..config.decoder_count)
@@ -157,7 +161,8 @@ impl Instruments {
                 })
                 .collect(),
             committer: Arc::new(CommitInstruments {
-                activity: StageActivity::new("committer", COMMITTER_WORKING_MAX),
+                activity: StageActivity::new("committer", COMMITTER_WORKING_MAX)
+                    .looking_up_within(LOOK_UP_MAX),
                 progress: Queue::new("progress"),
             }),
             // An equal share for each decoder, which makes room among its own windows: nothing is shared.

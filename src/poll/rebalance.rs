@@ -303,7 +303,10 @@ impl GroupContext {
                     failure_count += 1;
                     std::thread::sleep(REQUEST_PAUSE);
                 }
-                outcome => return outcome,
+                outcome => {
+                    self.instruments().activity.sign();
+                    return outcome;
+                }
             }
         }
     }

@@ -148,9 +148,7 @@ impl Database {
             }
             outcome => outcome,
         };
-        // A server that has turned read-only is not in charge any more; of several hosts another may be.
-        let is_in_charge = !outcome.as_ref().is_err_and(WriteError::is_read_only);
-        if outcome.is_ok() || is_in_charge && self.roll_back(&mut session) {
+        if outcome.is_ok() || self.roll_back(&mut session) {
             self.session = Some(session);
         }
         outcome

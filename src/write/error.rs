@@ -129,11 +129,6 @@ impl WriteError {
         self.server().is_some_and(|server| *server.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether the server takes no writes.
-    pub(super) fn is_read_only(&self) -> bool {
-        self.server().is_some_and(|server| *server.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
-    }
-
     /// Whether there is no server to be had.
     pub(super) fn is_unreachable(&self) -> bool {
         match self {

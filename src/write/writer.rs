@@ -119,6 +119,7 @@ impl<S: RowSink> Writer<S> {
                 ),
             }
             std::thread::sleep(pause);
+            self.instruments.activity.enter(Activity::Working);
             attempt = attempt.saturating_add(1);
         }
     }

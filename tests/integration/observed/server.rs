@@ -118,13 +118,13 @@ fn is_open(mut stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn an_address_that_is_taken_is_a_mistake_of_the_configuration() {
+fn an_address_that_is_taken_ends_the_process_which_may_start_again() {
     let processor = waiting_processor();
     let mut second = Processor::run()
         .env("METRICS_ADDR", &processor.metrics_address())
         .env("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
         .spawn();
-    assert_eq!(second.wait_exit(PATIENCE).code(), Some(2));
+    assert_eq!(second.wait_exit(PATIENCE).code(), Some(1));
     second.wait_for_line("give each instance an address of its own, or none", PATIENCE);
 }
 
