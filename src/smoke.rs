@@ -37,6 +37,8 @@ pub const EVENT_COUNT: usize = 5;
 /// The seven steps, by their names.
 pub const STEPS: [&str; 7] =
     ["servers", "sent", "in Kafka", "consumed", "in the table", "in the aggregates", "cleaned up"];
+/// How many of them have been made when events are on their way.
+const SENT: usize = 2;
 /// How much longer than the timeout a step may take before its server counts as silent.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -171,7 +173,10 @@ pub fn run(
     let patience = options.timeout + SILENCE;
     thread::Builder::new()
         .name("smoke".to_owned())
-        .spawn(move || make_steps(&options, &events, &mut Steps { done_count: 0, sender }))
+        .spawn(move || {
+            let removal = events.removal();
+            make_steps(&options, &events, &mut Steps { done_count: 0, removal, sender })
+        })
         .map_err(SmokeError::Thread)?;
     for (idx, name) in STEPS.into_iter().enumerate() {
         on_begin(name);
@@ -211,6 +216,8 @@ fn millis(duration: Duration) -> u64 {
 /// Counts and times the steps.
 struct Steps {
     done_count: usize,
+    /// How to remove what was sent.
+    removal: String,
     sender: Sender<StepDone>,
 }
 
@@ -224,6 +231,12 @@ impl Steps {
         self.done_count += 1;
         let (made, is_ok, found, what_to_do) = match outcome {
             Ok((made, found)) => (Some(made), true, found, None),
+            // Sent, and nobody cleans up any more.
+            Err(Trouble { found, what_to_do }) if (SENT..STEPS.len()).contains(&(step - 1)) => {
+                let removal =
+                    format!("{what_to_do}; what was sent is removed, once it has come, by {}", self.removal);
+                (None, false, found, Some(removal))
+            }
             Err(Trouble { found, what_to_do }) => (None, false, found, Some(what_to_do)),
         };
         let told = self.sender.send(StepDone { step, name, is_ok, elapsed_ms, found, what_to_do });

@@ -42,6 +42,8 @@ impl ClientContext for Asking {
     fn error(&self, error: KafkaError, reason: &str) {
         log_error(&error, reason);
     }
+
+    fn stats_raw(&self, _: &[u8]) {}
 }
 
 impl ConsumerContext for Asking {}

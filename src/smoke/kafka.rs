@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -17,6 +17,7 @@ use rdkafka::{Message as _, Offset as KafkaOffset, TopicPartitionList};
 use super::{EVENT_COUNT, ORGANIZATION, Run, SentEvent, Trouble, places};
 use crate::config::Config;
 use crate::kafka_group::member_count;
+use crate::kafka_problem::{self, Inquirer};
 use crate::offsets::{Offset, Partition};
 use crate::poll::consumer_config::consumer_config;
 
@@ -25,34 +26,19 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one look at the consumer's queue takes at most.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
-/// librdkafka repeats that a broker is away; here whoever asks says so, once.
-#[derive(Debug)]
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
-        log::debug!(target: "librdkafka", "{fac}: {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        log::debug!(target: "librdkafka", "{error}: {reason}");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
 /// What the broker said of each message, by its place in the run.
 type Receipts = Arc<Mutex<Vec<(usize, KafkaResult<(Partition, Offset)>)>>>;
 
 struct Receiving(Receipts);
 
 impl ClientContext for Receiving {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        Quiet.log(level, fac, message);
+    /// librdkafka repeats that a broker is away; here whoever asks says so, once.
+    fn log(&self, _: RDKafkaLogLevel, fac: &str, message: &str) {
+        log::debug!(target: "librdkafka", "{fac}: {message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Quiet.error(error, reason);
+        log::debug!(target: "librdkafka", "{error}: {reason}");
     }
 }
 
@@ -70,7 +56,7 @@ impl ProducerContext for Receiving {
 
 /// The broker, the topic and the group.
 pub(super) struct Broker {
-    consumer: BaseConsumer<Quiet>,
+    consumer: Inquirer,
     config: Config,
     partition_count: usize,
 }
@@ -79,10 +65,14 @@ impl Broker {
     /// Finds the topic, and says what there is.
     pub(super) fn reach(config: &Config, timeout: Duration) -> Result<(Self, String), Trouble> {
         let (brokers, topic) = (&config.kafka_brokers, &config.kafka_topic);
-        let consumer = consumer_config(brokers, &config.kafka_group_id, &config.kafka_options)
-            .create_with_context::<_, BaseConsumer<Quiet>>(Quiet)
+        let client = consumer_config(brokers, &config.kafka_group_id, &config.kafka_options);
+        let consumer = kafka_problem::inquirer(&client)
             .map_err(|error| Trouble::new(format!("no Kafka client: {error}"), "see KAFKA_OPTIONS"))?;
-        let metadata = consumer.fetch_metadata(Some(topic), timeout).map_err(|error| {
+        // The first question: whether Kafka lets us in is seen here.
+        let metadata = kafka_problem::ask(&consumer, timeout, |client, timeout| {
+            client.fetch_metadata(Some(topic), timeout)
+        });
+        let metadata = metadata.map_err(|error| {
             Trouble::new(
                 format!("no broker answers at {brokers}: {error}"),
                 "check that it runs, KAFKA_BROKERS, the way there, and KAFKA_OPTIONS if it wants TLS or a password",

@@ -7,7 +7,7 @@ use usage_processor::health::Verdict;
 
 use crate::database::{Database, profiles};
 use crate::pipeline::{Case, PATIENCE, event, now_ms};
-use crate::support::{PrivatePostgres, Processor, TestDatabase, TestTopic, eventually};
+use crate::support::{PrivateBroker, PrivatePostgres, Processor, TestDatabase, TestTopic, eventually};
 
 /// Status code and verdict, which must agree.
 #[track_caller]
@@ -44,6 +44,34 @@ fn wait_until_unready(processor: &Processor, reason: &str) {
 
 fn observed(case: &Case) -> Processor {
     case.processor().env("METRICS_ADDR", "127.0.0.1:0").spawn()
+}
+
+#[test]
+fn an_outage_of_kafka_is_waited_for_alive_and_ready_with_a_note() {
+    let broker = PrivateBroker::start();
+    let database = Database::migrated(profiles().pop().unwrap());
+    let case = Case::with(TestTopic::create_at(&broker.address(), 2), database);
+    broker.crash();
+    let processor = observed(&case);
+    wait_until_unready(&processor, "the group has not said yet which partitions are ours");
+    assert_alive(&processor);
+    broker.restart();
+    wait_until_ready(&processor);
+    case.produce(&[event("before", now_ms())]);
+    case.wait_until_at_end();
+    broker.crash();
+    eventually("the outage is noted", PATIENCE, || {
+        let verdict = ask(&processor, "/readyz");
+        let is_noted =
+            verdict.is_ok && verdict.reasons.iter().any(|said| said == "no Kafka broker is connected");
+        if is_noted { Ok(()) } else { Err(verdict) }
+    });
+    assert_alive(&processor);
+    broker.restart();
+    eventually("the note is gone", PATIENCE, || {
+        let verdict = ask(&processor, "/readyz");
+        if verdict.is_ok && verdict.reasons.is_empty() { Ok(()) } else { Err(verdict) }
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ const DAY_MS: i64 = 86_400_000;
 /// What stands still in this test, and why.
 const STILL: [(&str, &str); 4] = [
     ("usage_build_info", "a program is one build"),
-    ("usage_certificate_expiry_timestamp_seconds", "there is no certificate here"),
+    ("usage_certificate_expiry_timestamp_seconds", "there is no certificate here: tls::postgres has some"),
     ("usage_dedup_entries_max", "it is what was configured"),
     ("usage_dead_stages", "the process ends with the stage: a test of its own"),
 ];

@@ -125,7 +125,7 @@ fn an_address_that_is_taken_ends_the_process_which_may_start_again() {
         .env("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
         .spawn();
     assert_eq!(second.wait_exit(PATIENCE).code(), Some(1));
-    second.wait_for_line("give each instance an address of its own, or none", PATIENCE);
+    second.wait_for_line("each instance needs an address of its own, or none", PATIENCE);
 }
 
 #[test]

@@ -241,9 +241,19 @@ fn a_certificate_is_replaced_while_events_flow() {
     server.eventually("localhost", &settings, Ok("TLSv1.3"));
     let url =
         server.url("localhost", &settings).replace("/usage?", &format!("/{}?", case.database.test.name()));
-    let mut processor = case.processor().env("DATABASE_URL", &url).spawn();
+    let mut processor = case.processor().env("DATABASE_URL", &url).env("METRICS_ADDR", "127.0.0.1:0").spawn();
     let mut truth = case.generate(traffic(2_000, "50%"), BACKLOG);
     case.wait_until_at_end();
+    let certificates = |processor: &Processor| {
+        let of = |name: &str| {
+            name.starts_with("usage_certificate_expiry_timestamp_seconds{certificate=\"sslrootcert ")
+        };
+        let ends: Vec<_> = processor.metrics().into_iter().filter(|(name, _)| of(name)).collect();
+        let now = usage_processor::clock::now_ms() / 1_000;
+        assert!(ends.iter().all(|(_, end)| *end > now as f64), "{ends:?}");
+        ends.len()
+    };
+    assert_eq!(certificates(&processor), 1);
 
     // Another CA's certificate, which the clients do not know yet, and nobody may stay connected.
     let new = Authority::new("the new CA");
@@ -262,6 +272,7 @@ fn a_certificate_is_replaced_while_events_flow() {
     // Old and new, as a rotation begins; no restart.
     files.put("root.crt", &format!("{}{}", server.authority.pem(), new.pem()));
     case.wait_until_at_end();
+    assert_eq!(certificates(&processor), 2, "files are read anew");
     processor.terminate();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     case.assert_truth(&truth);
