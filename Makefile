@@ -12,7 +12,7 @@ INSTALL := tests/servers/install
 WITH_SERVERS := tests/servers/with
 SHELL_SCRIPTS := .ci/run docker/make-secrets tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries $(addprefix systemd/debian/,postinst postrm prerm)
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
-TEST_THREADS ?= 6
+TEST_THREADS ?= 4
 # These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
 LONELY_TESTS := pipeline::chaos pipeline::crashes pipeline::memory pipeline::scaling \
     closing::closing_while_others_write figures::every_read_is_exact
