@@ -7,7 +7,7 @@
 pub mod page;
 mod reading;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod terminal;
 mod text;
 

@@ -102,8 +102,8 @@ pub(super) const LATENCY: &str = exit_codes!(
 
 /// `status`.
 pub(super) const STATUS: &str = exit_codes!(
-    "0    alive and ready"
-    "1    it answers, and is not alive or not ready"
+    "0    alive and ready; with --alive: alive"
+    "1    it answers, and is not alive or not ready; with --alive: not alive"
     "2    the command line is wrong, or METRICS_ADDR says that nobody listens"
     "3    nobody answers, or not a usage-processor"
 );

@@ -33,6 +33,10 @@ pub struct StatusArgs {
     /// Print /status.json as it is, with --watch a line each time.
     #[arg(long)]
     pub json: bool,
+    /// Exit with 0 as long as it is alive, ready or not: for a supervisor that kills what is unhealthy, which an outage of a
+    /// server, being waited for, must not bring about.
+    #[arg(long, conflicts_with = "watch")]
+    pub alive: bool,
 }
 
 /// Why `status` exits with an error.
@@ -100,17 +104,16 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
         term.flush()
     };
     print(&mut term).map_err(StatusError::Print)?;
-    judge(&status)
+    judge(&status, args.alive)
 }
 
-fn judge(status: &Status) -> Result<(), StatusError> {
-    if status.is_well() {
-        return Ok(());
-    }
-    let no = [("not alive", &status.alive), ("not ready", &status.ready)];
-    let no = no.iter().filter(|(_, verdict)| !verdict.is_ok);
+/// Whether it is alive and ready; or alive only.
+fn judge(status: &Status, is_life_enough: bool) -> Result<(), StatusError> {
+    let verdicts = [("not alive", &status.alive), ("not ready", &status.ready)];
+    let counting = if is_life_enough { &verdicts[..1] } else { &verdicts[..] };
+    let no = counting.iter().filter(|(_, verdict)| !verdict.is_ok);
     let words: Vec<_> = no.map(|(what, verdict)| format!("{what}: {}", verdict.reasons.join("; "))).collect();
-    Err(StatusError::NotWell(words.join(" | ")))
+    if words.is_empty() { Ok(()) } else { Err(StatusError::NotWell(words.join(" | "))) }
 }
 
 /// Ends with the process, by a signal; or when standard output is closed.
@@ -197,6 +200,7 @@ fn parse(url: &str, text: &str) -> Result<Status, StatusError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::Verdict;
 
     fn url(url: Option<&str>, address: &str) -> Result<String, StatusError> {
         status_url(&StatusArgs {
@@ -204,7 +208,21 @@ mod tests {
             metrics_addr: address.to_owned(),
             watch: false,
             json: false,
+            alive: false,
         })
+    }
+
+    #[test]
+    fn who_waits_is_alive_and_who_is_stuck_is_not() {
+        let mut status = crate::status::samples::loaded();
+        assert!(judge(&status, false).is_ok() && judge(&status, true).is_ok());
+        status.ready = Verdict { is_ok: false, reasons: vec!["the database is away".to_owned()] };
+        assert!(judge(&status, true).is_ok());
+        assert_eq!(judge(&status, false).unwrap_err().to_string(), "not ready: the database is away");
+        status.alive = Verdict { is_ok: false, reasons: vec!["a".to_owned(), "b".to_owned()] };
+        assert_eq!(judge(&status, true).unwrap_err().to_string(), "not alive: a; b");
+        let both = "not alive: a; b | not ready: the database is away";
+        assert_eq!(judge(&status, false).unwrap_err().to_string(), both);
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(super) fn idle() -> Status {
 }
 
 /// A good hour: 12,000 messages a second, some duplicates and dead letters, and a pause in the middle.
-pub(super) fn loaded() -> Status {
+pub(crate) fn loaded() -> Status {
     let stage = |name: &str, threads, rate, working, blocked| StageStatus {
         name: name.to_owned(),
         threads,

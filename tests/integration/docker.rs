@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::support::tool_is_missing;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -82,10 +83,13 @@ fn the_dockerfile_builds_what_is_locked_and_runs_as_nobody_special() {
     assert_eq!(of("USER"), ["processor"]);
     assert_eq!(of("STOPSIGNAL"), ["SIGTERM"]);
     assert_eq!(of("ENTRYPOINT"), [r#"["/usr/bin/usage-processor"]"#]);
-    assert!(of("HEALTHCHECK")[0].contains(r#"["/usr/bin/usage-processor", "status", "--url", "#));
+    // Ready it is not while a server is away, and would be killed for it.
+    let asks = r#"["/usr/bin/usage-processor", "status", "--alive", "--url", "#;
+    assert!(of("HEALTHCHECK")[0].contains(asks));
 }
 
-/// The compose file as docker-compose understands it; where none is here, says so loudly, past the capture of output.
+/// The compose file as docker-compose understands it, unless none is here.
+#[track_caller]
 fn compose() -> Option<String> {
     let file = root().join("docker/docker-compose.yml");
     for way in [["docker-compose"].as_slice(), &["docker", "compose"]] {
@@ -98,8 +102,7 @@ fn compose() -> Option<String> {
             return Some(String::from_utf8(output.stdout).unwrap());
         }
     }
-    let line = b"\n*** NO docker-compose HERE: docker/docker-compose.yml is not checked ***\n\n";
-    std::io::stderr().lock().write_all(line).unwrap();
+    tool_is_missing("docker-compose", "docker/docker-compose.yml is not checked");
     None
 }
 
@@ -137,6 +140,9 @@ fn the_compose_file_pins_images_publishes_to_loopback_only_and_holds_no_secret()
         let (_, tag) = image.split_once(':').unwrap_or_else(|| panic!("{image} is not pinned"));
         assert!(image == "usage-processor:local" || tag.contains('.'), "{image} is not pinned");
     }
+    assert_eq!(of("build:").len(), 1, "the image is built once, not by several services at a time");
+    assert_eq!(of("COMMIT: "), ["${COMMIT:-no commit}"]);
+    assert_eq!(of("pull_policy: "), ["never"], "no registry has it");
     let mut is_ports = false;
     for line in text.lines() {
         if is_ports && line.trim_start().starts_with("- ") {

@@ -15,6 +15,7 @@
 mod audit;
 mod cases;
 mod closing;
+mod control;
 mod corpus;
 mod database;
 mod docker;

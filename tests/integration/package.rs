@@ -2,19 +2,15 @@
 //! root of its own. Needs no server; `make deb` does the same with a release build.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-const CONFIGURATION: &str = "etc/usage-processor/usage-processor.env";
+use crate::support::tool_is_missing;
 
-/// Says it past the capture.
-fn say(line: &str) {
-    std::io::stderr().lock().write_all(format!("\n*** {line} ***\n\n").as_bytes()).unwrap();
-}
+const CONFIGURATION: &str = "etc/usage-processor/usage-processor.env";
 
 #[track_caller]
 fn run(command: &mut Command) -> String {
@@ -30,11 +26,26 @@ fn generate_docs(target: &Path) {
     run(Command::new(env!("CARGO_BIN_EXE_usage-processor")).arg("generate-docs").arg(docs));
 }
 
+/// Every file below a folder, without its name in front.
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut waiting = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() && !path.is_symlink() {
+            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The package, or nothing where cargo-deb is not installed.
 fn build() -> Option<(TempDir, PathBuf)> {
     let cargo = || Command::new(env!("CARGO"));
     if !cargo().args(["deb", "--version"]).output().is_ok_and(|output| output.status.success()) {
-        say("NO cargo-deb HERE: the package is not tested; tests/servers/install test brings it");
+        tool_is_missing("cargo-deb", "the package is not tested");
         return None;
     }
     let target = tempfile::tempdir().unwrap();
@@ -88,22 +99,13 @@ impl Root {
 
     /// Every file but dpkg's own.
     fn files(&self) -> Vec<String> {
-        let mut waiting = vec![self.0.path().to_owned()];
-        let mut files = Vec::new();
-        while let Some(path) = waiting.pop() {
-            if path.is_dir() && !path.is_symlink() {
-                waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-                continue;
-            }
-            let name = path.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned();
-            let is_others = ["var/lib/dpkg/", "var/lib/systemd/", "dpkg.log", "etc/passwd", "etc/group"]
+        let is_others = |name: &str| {
+            ["var/lib/dpkg/", "var/lib/systemd/", "dpkg.log", "etc/passwd", "etc/group"]
                 .into_iter()
                 .chain(["etc/shadow", "etc/gshadow", "etc/.pwd.lock"])
-                .any(|other| name.starts_with(other));
-            files.extend((!is_others).then_some(name));
-        }
-        files.sort();
-        files
+                .any(|other| name.starts_with(other))
+        };
+        files_below(self.0.path()).into_iter().filter(|name| !is_others(name)).collect()
     }
 }
 
@@ -118,6 +120,7 @@ fn the_package_is_installed_removed_and_purged() {
         files.iter().filter_map(|file| file.strip_prefix(folder)).map(str::to_owned).collect()
     };
     assert_eq!(in_folder("usr/bin/"), ["usage-processor"]);
+    assert_eq!(in_folder("usr/sbin/"), ["usage-processor-ctl"]);
     let units = [
         "usage-processor-audit.service",
         "usage-processor-audit.timer",
@@ -131,7 +134,12 @@ fn the_package_is_installed_removed_and_purged() {
     assert_eq!(in_folder("usr/lib/sysusers.d/"), ["usage-processor.conf"]);
     assert_eq!(in_folder("usr/lib/tmpfiles.d/"), ["usage-processor.conf"]);
     assert_eq!(in_folder("etc/"), ["usage-processor/usage-processor.env"], "nothing is enabled");
-    assert_eq!(in_folder("usr/share/doc/usage-processor/"), ["ARCHITECTURE.md", "README.md", "copyright"]);
+    // What the README links to is beside it.
+    let monitoring = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring"));
+    assert_eq!(in_folder("usr/share/doc/usage-processor/monitoring/"), monitoring);
+    let documents: Vec<_> = in_folder("usr/share/doc/usage-processor/");
+    let beside: Vec<_> = documents.iter().filter(|file| !file.starts_with("monitoring/")).collect();
+    assert_eq!(beside, ["ARCHITECTURE.md", "README.md", "copyright"]);
     for completion in [
         "bash-completion/completions/usage-processor",
         "zsh/vendor-completions/_usage-processor",
@@ -144,8 +152,9 @@ fn the_package_is_installed_removed_and_purged() {
     }
     assert!(in_folder("usr/share/man/man1/").len() > 15, "{files:?}");
     assert!(root.read("etc/passwd").contains("usage-processor:x:"), "its user is there");
-    let mode = fs::metadata(root.path(CONFIGURATION)).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o640, "a password may be put in");
+    let mode = |path: &str| fs::metadata(root.path(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(CONFIGURATION), 0o640, "a password may be put in");
+    assert_eq!(mode("usr/sbin/usage-processor-ctl"), 0o755);
 
     // What the person has put there stays, over an upgrade and a removal, and goes with a purge.
     let configuration = root.read(CONFIGURATION) + "LOG_LEVEL=debug\n";

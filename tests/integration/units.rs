@@ -1,12 +1,13 @@
 //! The systemd units, by systemd's own judgement and against what the program says of itself. Needs no server.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 use usage_processor::cli::exit_code;
+
+use crate::support::tool_is_missing;
 
 /// What runs `run`, and what runs once.
 const PROCESSORS: [&str; 2] = ["usage-processor.service", "usage-processor@.service"];
@@ -58,11 +59,10 @@ fn copies() -> (TempDir, Vec<PathBuf>) {
 }
 
 /// What `systemd-analyze` prints, unless it is not here.
+#[track_caller]
 fn analyze(arguments: &[&str], paths: &[PathBuf]) -> Option<(bool, String)> {
     let Ok(output) = Command::new("systemd-analyze").args(arguments).args(paths).output() else {
-        // `eprintln!` would be captured.
-        let line = b"\n*** NO systemd-analyze HERE: the systemd units are not verified ***\n\n";
-        std::io::stderr().lock().write_all(line).unwrap();
+        tool_is_missing("systemd-analyze", "the systemd units are not verified");
         return None;
     };
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
@@ -120,6 +120,16 @@ fn no_unit_may_do_more_than_it_must() {
     };
     for name in services() {
         assert_eq!(block(name), block(PROCESSORS[0]), "{name}");
+    }
+}
+
+/// `ProcSubset=pid` hides /proc/stat, without which `process_start_time_seconds` is 0 and the alert on restarts never fires, and
+/// /proc/sys, without which the host has no name on the status page.
+#[test]
+fn every_unit_sees_when_and_where_it_runs() {
+    for name in services() {
+        let subset = values(name, "ProcSubset");
+        assert!(subset.iter().all(|value| value == "all"), "{name} hides /proc/stat: {subset:?}");
     }
 }
 

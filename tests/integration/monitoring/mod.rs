@@ -7,10 +7,10 @@ mod runbooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Once;
+
+use crate::support::tool_is_missing;
 
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring")
@@ -21,16 +21,13 @@ pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether Debian's package `prometheus` is here; when not, says so loudly, past the capture of output.
+/// Whether Debian's package `prometheus` is here.
+#[track_caller]
 pub(crate) fn has_prometheus() -> bool {
-    static SAY: Once = Once::new();
     let runs = |name| Command::new(name).arg("--version").output().is_ok();
     let has = runs("promtool") && runs("prometheus");
     if !has {
-        SAY.call_once(|| {
-            let line = b"\n*** NO promtool AND prometheus HERE: alerts and dashboard are not tried ***\n\n";
-            std::io::stderr().lock().write_all(line).unwrap();
-        });
+        tool_is_missing("promtool and prometheus", "alerts and dashboard are not tried");
     }
     has
 }
@@ -93,6 +90,22 @@ fn each_alert_says_what_it_is_and_where_its_runbook_is() {
             "{name}: why this threshold, and this long?"
         );
     }
+}
+
+/// Of the inhibit rules in the example: a name that no alert has would inhibit nothing, and say nothing.
+#[test]
+fn what_inhibits_and_is_inhibited_are_alerts() {
+    let alerts = alerts();
+    let mut count = 0;
+    for line in read("prometheus/prometheus.yml").lines().filter(|line| line.contains("_matchers: ")) {
+        let names = line.split('"').nth(1).unwrap().trim_end_matches(')');
+        let (prefix, names) = names.split_once('(').unwrap_or(("", names));
+        for name in names.split('|') {
+            assert!(alerts.contains_key(&format!("{prefix}{name}")), "{prefix}{name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 8, "{count}");
 }
 
 #[test]

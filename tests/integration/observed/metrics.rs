@@ -211,6 +211,11 @@ fn assert_all_moved(watched: &mut Watched) {
     for name in ["cpu_seconds_total", "open_fds", "max_fds", "resident_memory_bytes", "start_time_seconds"] {
         assert!(watched.seen.contains(&format!("process_{name}")), "{name}: {:?}", watched.seen);
     }
+    // Of the process, not of 1970 or of the host: the alert on restarts looks at it.
+    let started = watched.look()["process_start_time_seconds"];
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century fit")]
+    let age_s = now_ms() as f64 / 1_000.0 - started;
+    assert!((-60.0..600.0).contains(&age_s), "started {age_s} s ago, at {started}");
 }
 
 /// With each other, and with the status: everything has come to rest.

@@ -286,6 +286,9 @@ fn a_broken_pipeline_says_what_is_broken_and_since_when() {
     for words in ["NOT READY", "READING IS PAUSED", "not ready: ", since] {
         assert!(printed.contains(words), "{words}: {printed}");
     }
+    // It waits, and lives.
+    let (printed, code) = status_command(&processor.metrics_address(), &["--alive"]);
+    assert!(code == Some(0) && printed.contains("NOT READY"), "{code:?}: {printed}");
 
     let (_, target) = server.split_once('@').unwrap();
     proxy.lead_to(target.rsplit_once('/').unwrap().0);
@@ -298,6 +301,7 @@ fn nobody_at_the_address_is_said_with_what_to_do() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (said, code) = status_command(&unused.to_string(), &[]);
     assert_eq!(code, Some(3), "{said}");
+    assert_eq!(status_command(&unused.to_string(), &["--alive"]).1, Some(3));
     for words in
         [&format!("nobody answers at http://{unused}/status.json"), "give --url", "Connection refused"]
     {

@@ -10,6 +10,7 @@ mod processor;
 mod proxy;
 mod servers;
 mod small_disk;
+mod tools;
 mod topic;
 
 pub(crate) use authority::{Authority, Issued};
@@ -19,6 +20,7 @@ pub(crate) use processor::{Processor, ProcessorBuilder};
 pub(crate) use proxy::Proxy;
 pub(crate) use servers::{PrivateBroker, PrivatePostgres};
 pub(crate) use small_disk::SmallDisk;
+pub(crate) use tools::tool_is_missing;
 pub(crate) use topic::{Record, TestTopic};
 
 use std::fmt::Debug;
