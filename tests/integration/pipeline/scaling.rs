@@ -39,7 +39,9 @@ fn owned(processor: &Processor) -> BTreeSet<i32> {
                     .and_then(|partition| partition.parse::<i32>().ok())
                     .expect("a partition")
             }));
-        } else if let Some((_, list)) = line.split_once("revoked [").or_else(|| line.split_once("lost [")) {
+        } else if let Some((_, list)) =
+            line.split_once("revoked partitions [").or_else(|| line.split_once("lost partitions ["))
+        {
             for partition in list.split(']').next().unwrap_or_default().split(", ") {
                 owned.remove(&partition.parse().expect("a partition"));
             }
@@ -50,8 +52,9 @@ fn owned(processor: &Processor) -> BTreeSet<i32> {
 
 /// Lines that tell of partitions that come and go.
 fn moves(processor: &Processor) -> usize {
-    let tells =
-        |line: &&String| [" partitions: ", "revoked [", "lost ["].iter().any(|part| line.contains(part));
+    let tells = |line: &&String| {
+        [" partitions: ", "revoked partitions [", "lost partitions ["].iter().any(|part| line.contains(part))
+    };
     processor.lines().iter().filter(tells).count()
 }
 
