@@ -135,7 +135,7 @@ mod tests {
         let path = directory.path().join("pgpass");
         assert!(matches!(password(&path, "db1", 5432, "usage", "billing"), Ok(None)));
         std::fs::write(&path, FILE).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let refused = password(&path, "db1", 5432, "usage", "billing").unwrap_err().to_string();
         assert!(refused.ends_with("is open to others: chmod 600"), "{refused}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
