@@ -145,7 +145,7 @@ impl Secured {
         let strange_ca = self.files.put("strange.pem", &strangers.pem());
         let strange = format!("security.protocol=SSL,ssl.ca.location={strange_ca}");
         let refused = "check sasl.mechanism, sasl.username and sasl.password in KAFKA_OPTIONS";
-        let unverified = "certificate verify failed: broker certificate could not be verified";
+        let unverified = "the broker's certificate has expired, is not signed by a CA in ssl.ca.location";
         let wants_certificate =
             "the broker wants a client certificate that a CA in its truststore has signed";
         let misfit = "security.protocol may not fit the broker's listener";
