@@ -9,10 +9,12 @@ use postgres::error::SqlState;
 use usage_processor::migrations::Profile;
 
 use crate::database::{Database, profiles};
+use crate::support::{SERVER_TIMEOUT, eventually};
 
 const WRITERS: usize = 3;
 /// Each is half a day later than the one before: January to March 2025.
 const STEPS: i32 = 178;
+const MARCH: i32 = 2 * (31 + 28);
 
 /// Forty events of now, and one of any time since the first of January: too few to hold the fold back.
 const WRITE: &str =
@@ -27,6 +29,17 @@ const WRITE: &str =
 
 fn write(mut client: Client) {
     for step in 0..STEPS {
+        client.execute(WRITE, &[&step]).unwrap();
+    }
+}
+
+/// As `write`, but what it writes after February came after January was closed, however slow the fold is.
+fn write_late(mut client: Client) {
+    for step in 0..STEPS {
+        if step == MARCH {
+            let closed = "SELECT FROM usage_closed_months LIMIT 1";
+            eventually("January is closed", SERVER_TIMEOUT * 4, || client.query_one(closed, &[]));
+        }
         client.execute(WRITE, &[&step]).unwrap();
     }
 }
@@ -65,10 +78,15 @@ fn closing_while_others_write_and_fold_loses_nothing() {
         database.client.batch_execute("UPDATE usage_bounds SET fold_step = '1 day'").unwrap();
         let writing = AtomicUsize::new(WRITERS);
         thread::scope(|scope| {
-            for _ in 0..WRITERS {
+            for writer in 0..WRITERS {
                 let client = database.connect();
-                scope.spawn(|| {
-                    write(client);
+                let writing = &writing;
+                scope.spawn(move || {
+                    if writer == 0 {
+                        write_late(client)
+                    } else {
+                        write(client)
+                    }
                     writing.fetch_sub(1, Ordering::SeqCst);
                 });
             }
