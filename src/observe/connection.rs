@@ -2,7 +2,7 @@
 //! the server's thread serves all connections in turn.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::routes::{Answer, Method};
@@ -99,7 +99,8 @@ impl Connection {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         head.extend_from_slice(&buffer[..count]);
-        if let Some((method, answer)) = respond(head, answer) {
+        let is_loopback = self.stream.local_addr()?.ip().is_loopback();
+        if let Some((method, answer)) = respond(head, is_loopback, answer) {
             self.deadline = now + ANSWER_TIMEOUT;
             self.state = State::Answer(answer.into_bytes(method), 0);
         }
@@ -145,8 +146,8 @@ fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usi
     }
 }
 
-/// The answer to a request, once it is complete or is known to be none.
-fn respond(head: &[u8], answer: impl FnOnce(&str) -> Answer) -> Option<(Method, Answer)> {
+/// The answer to a request, once it is complete or is known to be none. `is_loopback` is where it came in.
+fn respond(head: &[u8], is_loopback: bool, answer: impl FnOnce(&str) -> Answer) -> Option<(Method, Answer)> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let refused = |status, text: &str| Some((Method::Get, Answer::text(status, text)));
@@ -164,6 +165,10 @@ fn respond(head: &[u8], answer: impl FnOnce(&str) -> Answer) -> Option<(Method, 
                     return Some((Method::Get, answer.with_header("Allow: GET, HEAD")));
                 }
             };
+            let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+            if is_loopback && host.is_some_and(|host| !names_this_machine(host.value)) {
+                return refused("421 Misdirected Request", "on loopback, ask for localhost or its address");
+            }
             let path = target.split('?').next().unwrap_or_default();
             Some((method, answer(path)))
         }
@@ -174,12 +179,29 @@ fn respond(head: &[u8], answer: impl FnOnce(&str) -> Answer) -> Option<(Method, 
     }
 }
 
+/// Whether a `Host` header is `localhost` or an address, with or without a port. Any other name on loopback is one that
+/// somebody's DNS has made to lead here, so that a page from there can read what only this machine may (DNS rebinding).
+fn names_this_machine(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_name = address.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok();
+    is_name && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn status(head: &str) -> Option<String> {
-        let (method, answer) = respond(head.as_bytes(), |path| Answer::text("200 OK", path))?;
+        status_at(false, head)
+    }
+
+    fn status_at(is_loopback: bool, head: &str) -> Option<String> {
+        let (method, answer) = respond(head.as_bytes(), is_loopback, |path| Answer::text("200 OK", path))?;
         let text = String::from_utf8(answer.into_bytes(method)).unwrap();
         let status = text.lines().next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
         Some(format!("{status}: {}", text.rsplit("\r\n").next().unwrap().trim_end()))
@@ -198,5 +220,20 @@ mod tests {
         assert!(status(&(line(HEAD_BYTES_MAX) + "\r\n")).unwrap().starts_with("431 "));
         let headers = "a: b\r\n".repeat(HEADERS_MAX + 1);
         assert!(status(&format!("GET / HTTP/1.1\r\n{headers}\r\n")).unwrap().starts_with("431 "));
+    }
+
+    #[test]
+    fn on_loopback_a_foreign_name_is_misdirected() {
+        let from = |host: &str| status_at(true, &format!("GET / HTTP/1.1\r\nhOST: {host}\r\n\r\n")).unwrap();
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.0.0.1", "[::1]:9464", "[::1]"] {
+            assert_eq!(from(host), "200 OK: /", "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:9464", "localhost.evil.example", "localhost:x", "::1:a"]
+        {
+            assert!(from(host).starts_with("421 "), "{host}");
+        }
+        assert_eq!(status_at(true, "GET / HTTP/1.0\r\n\r\n").unwrap(), "200 OK: /", "no Host at all");
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: billing-1.internal:9464\r\n\r\n").unwrap(), "200 OK: /");
     }
 }
