@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, never, select, tick};
 use rdkafka::consumer::CommitMode;
 
+use super::confirmations::{Confirmations, PATIENCE};
 use super::offset_committer::OffsetCommitter;
 use super::tally::{Tally, TallyBoard};
 use super::watermarks::{BrokenTiling, Watermarks};
@@ -67,6 +68,7 @@ pub struct Committer<O> {
     watermarks: Watermarks,
     /// What the broker said last of the assigned partitions.
     heard: HashMap<Partition, BrokerOffsets>,
+    confirmations: Confirmations,
     revocation: Option<Revocation>,
 }
 
@@ -88,6 +90,7 @@ impl<O: OffsetCommitter> Committer<O> {
             tally: Tally::default(),
             watermarks: Watermarks::default(),
             heard: HashMap::new(),
+            confirmations: Confirmations::default(),
             revocation: None,
         }
     }
@@ -212,8 +215,20 @@ impl<O: OffsetCommitter> Committer<O> {
     /// Commits what the broker has not confirmed yet. Whether an asynchronous commit succeeds is
     /// not told to us (librdkafka reports it only to a callback that rdkafka cannot set), so it is
     /// repeated until the statistics show it.
-    fn commit_async(&self) {
+    fn commit_async(&mut self) {
         let watermarks = self.unconfirmed();
+        let unconfirmed = watermarks.iter().map(|(partition, _)| (*partition, self.confirmed(*partition)));
+        let unconfirmed: Vec<_> = unconfirmed.collect();
+        let overdue = self.confirmations.overdue(Instant::now(), unconfirmed);
+        if !overdue.is_empty() {
+            log::warn!(
+                repeats = "unconfirmed";
+                "partitions {overdue:?}: Kafka has confirmed no commit for {PATIENCE:?} or more. Nothing is lost, since the \
+                 ledger in the database decides where reading starts; but the group's lag stands still for Kafka's tools. \
+                 Is a broker away, are replicas of __consumer_offsets missing, has this user lost a right? With \
+                 RUST_LOG=info,librdkafka=debug, COMMITFAIL lines tell what is refused"
+            );
+        }
         if let Err(error) = self.commit(&watermarks, CommitMode::Async) {
             log::warn!(
                 repeats:% = error;
@@ -224,8 +239,11 @@ impl<O: OffsetCommitter> Committer<O> {
 
     /// Watermarks that the broker has not confirmed.
     fn unconfirmed(&self) -> Vec<(Partition, Offset)> {
-        let confirmed = |partition| self.heard.get(&partition).and_then(|heard| heard.committed);
-        self.watermarks_of(|partition| confirmed(partition) != self.watermarks.watermark(partition))
+        self.watermarks_of(|partition| self.confirmed(partition) != self.watermarks.watermark(partition))
+    }
+
+    fn confirmed(&self, partition: Partition) -> Option<Offset> {
+        self.heard.get(&partition).and_then(|heard| heard.committed)
     }
 
     /// Repeated for a while, since the group takes no commits in the middle of a rebalance.
