@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod bookkeeper;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the poller waits for an answer. It asks inside a rebalance callback, and a server that
 /// accepts everything and says nothing would hold it there for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Questions that may be without an answer at a time, each with its thread and connection. Poller and bookkeeper ask one
+/// each; those of a server that accepts everything and says nothing are left behind.
+const UNANSWERED_MAX: usize = 8;
 /// A folded ledger answers in a millisecond; 128,000 unfolded spans took 0.06 s.
 const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
 
@@ -86,6 +90,9 @@ pub enum LedgerError {
     /// Nothing came back.
     #[error("asking the ledger: no answer within {ANSWER_TIMEOUT:?}")]
     Silent,
+    /// Nothing came back to those before.
+    #[error("not asking the ledger: {UNANSWERED_MAX} questions before are without an answer")]
+    StillSilent,
     /// Its rows could not be merged.
     #[error("folding the ledger")]
     Fold(#[source] postgres::Error),
@@ -97,13 +104,16 @@ pub struct Ledger {
     target: DatabaseTarget,
     consumer_group: String,
     topic: String,
+    /// One holder besides this ledger for every question without an answer.
+    unanswered: Arc<()>,
 }
 
 impl Ledger {
     /// The ledger in this database; nothing is connected yet.
     pub fn new(target: &DatabaseTarget, consumer_group: &str, topic: &str) -> Self {
         let target = session_target(target, "usage-processor ledger");
-        Self { target, consumer_group: consumer_group.to_owned(), topic: topic.to_owned() }
+        let unanswered = Arc::default();
+        Self { target, consumer_group: consumer_group.to_owned(), topic: topic.to_owned(), unanswered }
     }
 
     /// How far partitions are durable; those that were never begun are left out.
@@ -189,12 +199,14 @@ pub fn session_target(target: &DatabaseTarget, application_name: &str) -> Databa
 }
 
 impl Ledger {
-    /// Asks on a thread of its own, which is left behind when no answer comes: a few of them at most,
-    /// since the poller asks for two minutes at most and then stops the process.
+    /// Asks on a thread of its own, which is left behind when no answer comes.
     fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Self) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, BoxedError> {
+        if Arc::strong_count(&self.unanswered) > UNANSWERED_MAX {
+            return Err(LedgerError::StillSilent.into());
+        }
         let ledger = self.clone();
         let (sender, answer) = bounded(1);
         let run = move || drop(sender.send(question(&ledger)));
@@ -212,5 +224,36 @@ impl StartLedger for Ledger {
     fn begin(&self, beginnings: &[Beginning]) -> Result<Vec<Recorded>, BoxedError> {
         let beginnings = beginnings.to_vec();
         self.ask(move |ledger| ledger.begin(&beginnings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_never_answers_is_not_asked_without_end() {
+        let ledger = Ledger::new(&"postgresql://nobody@localhost/nothing".parse().unwrap(), "group", "topic");
+        let (hang_up, silence) = bounded::<()>(0);
+        thread::scope(|scope| {
+            for _ in 0..UNANSWERED_MAX {
+                let silence = silence.clone();
+                let question = move |_: &Ledger| {
+                    _ = silence.recv();
+                    Ok(())
+                };
+                scope.spawn(|| ledger.ask(question));
+            }
+            while Arc::strong_count(&ledger.unanswered) <= UNANSWERED_MAX {
+                thread::yield_now();
+            }
+            let refused = ledger.ask(|_| Ok(())).unwrap_err();
+            assert!(refused.to_string().starts_with("not asking the ledger: 8 questions"), "{refused}");
+            drop(hang_up);
+        });
+        while Arc::strong_count(&ledger.unanswered) > UNANSWERED_MAX {
+            thread::yield_now();
+        }
+        ledger.ask(|_| Ok(())).unwrap();
     }
 }

@@ -23,6 +23,9 @@ use crate::poll::consumer_config::consumer_config;
 
 /// How often the group is asked how far it is.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
+/// What a question gets though the step's time is nearly over, and one that only explains what was found. Below the
+/// silence after which the step is given up.
+const ASK_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// How long one look at the consumer's queue takes at most.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
@@ -199,13 +202,14 @@ impl Broker {
         let deadline = Instant::now() + timeout;
         let group = &self.config.kafka_group_id;
         loop {
-            let unpassed = self.unpassed(sent, timeout);
+            let time_left = deadline.saturating_duration_since(Instant::now());
+            let unpassed = self.unpassed(sent, time_left.max(ASK_TIMEOUT_MIN));
             let has_time = Instant::now() < deadline;
             match unpassed {
                 Ok(unpassed) if unpassed.is_empty() => {
                     return Ok(format!(
                         "group {group}{} has committed offsets beyond all of them",
-                        self.members(timeout)
+                        self.members()
                     ));
                 }
                 _ if has_time => thread::sleep(ASK_INTERVAL),
@@ -240,7 +244,7 @@ impl Broker {
 
     fn not_consumed(&self, unpassed: &[SentEvent], timeout: Duration) -> Trouble {
         let group = &self.config.kafka_group_id;
-        let what_to_do = match member_count(&self.consumer, group, timeout) {
+        let what_to_do = match member_count(&self.consumer, group, ASK_TIMEOUT_MIN) {
             Ok(0) => format!(
                 "no processor is in that group: start `usage-processor run` with KAFKA_GROUP_ID={group}, or give the group of \
                  those that run"
@@ -264,8 +268,8 @@ impl Broker {
     }
 
     /// ` (4 members)`, if that is to be had.
-    fn members(&self, timeout: Duration) -> String {
-        member_count(&self.consumer, &self.config.kafka_group_id, timeout)
+    fn members(&self) -> String {
+        member_count(&self.consumer, &self.config.kafka_group_id, ASK_TIMEOUT_MIN)
             .map(|count| format!(" ({count} member{})", if count == 1 { "" } else { "s" }))
             .unwrap_or_default()
     }
