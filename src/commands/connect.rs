@@ -10,7 +10,7 @@ use postgres::error::SqlState;
 
 use crate::config::{ConfigError, Mistake};
 use crate::database_target::{self, DatabaseTarget};
-use crate::error_chain::error_chain;
+use crate::error_chain::{error_chain, sqlstate};
 use crate::migrations::{self, MigrateError, ServerInfo};
 use crate::shutdown::Shutdown;
 use crate::write::sqlstate::{self, Remedy};
@@ -146,7 +146,8 @@ pub fn prepare_patiently<T: Send + 'static>(
         match outcome {
             Err(error) if error.is_transient() && !(is_silent && silence_count >= SILENCES_MAX) => {
                 let chain = error_chain(&error);
-                log::warn!(repeats:% = chain; "{chain}; trying again in {pause:?} (attempt {attempt})");
+                let sqlstate = sqlstate(&error);
+                log::warn!(repeats:% = chain, sqlstate, attempt; "{chain}; trying again in {pause:?} (attempt {attempt})");
                 waits_since(&chain);
             }
             done => return done,

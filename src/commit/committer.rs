@@ -192,6 +192,7 @@ impl<O: OffsetCommitter> Committer<O> {
         let Some(Revocation { partitions, done, .. }) = self.revocation.take() else { return };
         if !self.watermarks.are_drained(&partitions) {
             log::warn!(
+                partitions:?;
                 "partitions {partitions:?} are given back with spans in flight: the next owner reads those again"
             );
         }
@@ -222,7 +223,7 @@ impl<O: OffsetCommitter> Committer<O> {
         let overdue = self.confirmations.overdue(Instant::now(), unconfirmed);
         if !overdue.is_empty() {
             log::warn!(
-                repeats = "unconfirmed";
+                repeats = "unconfirmed", partitions:? = overdue;
                 "partitions {overdue:?}: Kafka has confirmed no commit for {PATIENCE:?} or more. Nothing is lost, since the \
                  ledger in the database decides where reading starts; but the group's lag stands still for Kafka's tools. \
                  Is a broker away, are replicas of __consumer_offsets missing, has this user lost a right? With \

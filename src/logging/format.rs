@@ -1,10 +1,12 @@
 //! A record as a line of JSON, or as lines for journald. Pure, but for the clock and the thread's name.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::thread;
 use std::time::SystemTime;
 
+use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 use serde::Serialize;
 
@@ -20,6 +22,49 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     thread: Option<&'a str>,
     message: &'a str,
+    #[serde(flatten)]
+    facts: Facts,
+}
+
+/// What a line says in fields of its own beside its message: `attempt`, `rows`, `partitions`, `sqlstate`.
+#[derive(Default, Serialize)]
+struct Facts(BTreeMap<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for Facts {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        if key.as_str() == "repeats" {
+            return Ok(()); // For `repeats.rs` only.
+        }
+        let mut fact = Fact(serde_json::Value::Null);
+        value.visit(&mut fact)?;
+        if !fact.0.is_null() {
+            self.0.insert(key.as_str().to_owned(), fact.0);
+        }
+        Ok(())
+    }
+}
+
+struct Fact(serde_json::Value);
+
+impl VisitValue<'_> for Fact {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        self.0 = value.to_string().into();
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
 }
 
 /// One object and a newline.
@@ -29,12 +74,15 @@ pub(super) fn json<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<()>
 
 fn json_at(out: &mut impl Write, record: &Record<'_>, now: SystemTime) -> io::Result<()> {
     let thread = thread::current();
+    let mut facts = Facts::default();
+    record.key_values().visit(&mut facts).map_err(io::Error::other)?;
     let line = Line {
         timestamp: &humantime::format_rfc3339_millis(now).to_string(),
         level: record.level().as_str(),
         target: record.target(),
         thread: thread.name(),
         message: &message(record),
+        facts,
     };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")
@@ -76,8 +124,8 @@ fn printable(line: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use log::kv::ToValue as _;
     use proptest::prelude::*;
-    use serde_json::Value;
 
     use super::*;
 
@@ -136,6 +184,27 @@ mod tests {
     }
 
     #[test]
+    fn facts_are_fields_in_json() {
+        let (sqlstate, class): (_, Option<&str>) = (Some("57P01"), None);
+        let facts: &[(&str, Value<'_>)] = &[
+            ("attempt", Value::from(3_u32)),
+            ("repeats", Value::from("again")),
+            ("partitions", Value::from_debug(&[0, 7])),
+            ("sqlstate", sqlstate.to_value()),
+            ("class", class.to_value()),
+        ];
+        let mut out = Vec::new();
+        json(&mut out, &Record::builder().args(format_args!("a")).key_values(&facts).build()).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        assert!(
+            line.ends_with(
+                "\"message\":\"a\",\"attempt\":3,\"partitions\":\"[0, 7]\",\"sqlstate\":\"57P01\"}\n"
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
     fn no_line_is_longer_than_journald_takes() {
         for text in ["ü".repeat(100_000), "\u{1}".repeat(100_000)] {
             for format in [journal as fn(&mut Vec<u8>, &Record<'_>) -> io::Result<()>, json] {
@@ -150,7 +219,7 @@ mod tests {
         fn any_message_is_a_line_of_json_that_says_it(text in any::<String>()) {
             let line = written(json, Level::Info, &text);
             prop_assert_eq!(line.matches('\n').count(), 1);
-            let value: Value = serde_json::from_str(&line).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
             prop_assert_eq!(value["message"].as_str(), Some(text.as_str()));
         }
 

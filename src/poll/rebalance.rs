@@ -155,6 +155,7 @@ impl GroupContext {
             let history: Offset =
                 positions.iter().zip(&first_offsets).map(|(p, first)| p.start - first).sum();
             log::info!(
+                partitions:?;
                 "assigned {}; {history} offsets before them refill the dedup windows",
                 describe(&positions)
             );
@@ -315,12 +316,13 @@ impl GroupContext {
         if consumer.assignment_lost() {
             self.instruments().set_joined(false); // Until it joins again.
             log::warn!(
+                partitions:?;
                 "lost partitions {partitions:?}: the group gave them to others; nothing is committed for them"
             );
         } else {
             self.drain(partitions);
             crash_point::reach(CrashPoint::InRevoke);
-            log::info!("revoked partitions {partitions:?}");
+            log::info!(partitions:?; "revoked partitions {partitions:?}");
         }
         self.notify(Notice::Revoked(partitions.to_vec()));
     }

@@ -184,6 +184,7 @@ impl StartPolicy {
             }
             Some(next) if is_marked => {
                 log::error!(
+                    partition, offset = next;
                     "partition {partition}: the group has committed offset {next} behind a ledger, and this database's \
                      ledger knows nothing of it (another database, or a backup from before the first start); reading \
                      all {} offsets that Kafka has below it again",
@@ -225,6 +226,7 @@ impl StartPolicy {
 fn warn_of_lost_commits(partition: Partition, recorded_end: Offset, committed: Option<Offset>) {
     if let Some(committed) = committed.filter(|committed| *committed > recorded_end) {
         log::error!(
+            partition, offset = recorded_end;
             "partition {partition}: the database has lost commits: the group has committed offset {committed}, but \
              the ledger ends at {recorded_end} (a restored backup, or a standby that was behind); reading these {} \
              offsets again",

@@ -107,14 +107,15 @@ impl<S: RowSink> Writer<S> {
             self.record_failure(&error);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             let (rows, places, chain) = (batch.rows.len(), places(batch), error_chain(&error));
+            let sqlstate = S::sqlstate(&error);
             match S::remedy(&error) {
                 Remedy::RetryAndAlarm => log::error!(
-                    repeats:% = chain;
+                    repeats:% = chain, sqlstate, attempt, rows, partitions:% = places;
                     "{chain}: attempt {attempt} to write {rows} rows of partitions {places} failed in a way that \
                      waiting may not cure; trying again in {pause:?}"
                 ),
                 _ => log::warn!(
-                    repeats:% = chain;
+                    repeats:% = chain, sqlstate, attempt, rows, partitions:% = places;
                     "{chain}: attempt {attempt} to write {rows} rows of partitions {places}; trying again in {pause:?}"
                 ),
             }

@@ -121,7 +121,8 @@ fn an_outage_does_not_flood_the_log() {
     let (proxy, url) = Proxy::before_database(&case.database.test.url());
     let writers = WRITERS.to_string();
     let builder = case.processor().env("DATABASE_URL", &url).env("WRITER_THREADS", &writers);
-    let mut processor = builder.env("DRAIN_TIMEOUT", "1s").env("STATS_INTERVAL", "1h").spawn();
+    let builder = builder.env("DRAIN_TIMEOUT", "1s").env("STATS_INTERVAL", "1h").env("LOG_FORMAT", "json");
+    let mut processor = builder.spawn();
     processor.wait_for_line(&format!("assigned {WRITERS} partitions"), PATIENCE);
     let began = Instant::now();
     proxy.lead_to("");
@@ -149,6 +150,9 @@ fn an_outage_does_not_flood_the_log() {
     assert!((attempts.count() as u64) <= 6 * intervals, "{lines:?}");
     let attempt = lines.iter().find(is_attempt).unwrap();
     assert!(attempt.contains("rows of partitions ") && attempt.contains("[0, "), "the facts: {attempt}");
+    let fields: Value = serde_json::from_str(attempt).unwrap();
+    assert_eq!((&fields["attempt"], &fields["rows"]), (&1.into(), &1.into()), "{attempt}");
+    assert!(fields["partitions"].as_str().unwrap().contains("[0, 1)"), "{attempt}");
 }
 
 /// A terminal that was closed, a journald that was restarted.
