@@ -2,11 +2,14 @@
 // judges it.
 //
 //   node look.mjs URL SCREENSHOT.png
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 import { chromium } from "playwright-core";
 
 const PATIENCE_MS = 30_000;
 const [url, screenshot] = process.argv.slice(2);
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 /** All numbers that the page marks as such; read over the protocol, so without JavaScript in the page too. */
 const figures = (page) =>
@@ -60,6 +63,21 @@ async function lose(context, page) {
   return words;
 }
 
+/** What axe-core says against the page as it is shown now: the WCAG 2.2 rules up to AA, and its best practices. */
+async function barriers(page) {
+  // Over the protocol, since the page's policy forbids scripts of others.
+  const session = await page.context().newCDPSession(page);
+  const evaluate = async (expression) => {
+    const { result, exceptionDetails } = await session.send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+    return result.value;
+  };
+  await evaluate(`${axe}; 0`);
+  const found = await evaluate("axe.run({ resultTypes: ['violations'], preload: false }).then((found) => found.violations)");
+  await session.detach();
+  return found.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map(({ html }) => html).join(" ")}`);
+}
+
 async function screenshots(page) {
   const sizes = {};
   for (const colorScheme of ["light", "dark"]) {
@@ -69,7 +87,7 @@ async function screenshots(page) {
       const path = screenshot.replace(".png", `-${width}-${colorScheme}.png`);
       const bytes = (await page.screenshot({ path, fullPage: true })).length;
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      sizes[`${width}-${colorScheme}`] = { bytes, overflow };
+      sizes[`${width}-${colorScheme}`] = { bytes, overflow, barriers: await barriers(page) };
     }
   }
   return sizes;

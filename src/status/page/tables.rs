@@ -61,7 +61,7 @@ pub(super) fn partitions(status: &Status) -> Markup {
                     @else { "The group has not said yet which partitions are ours." }
                 }
             } @else {
-                div.scroll tabindex="0" role="region" aria-labelledby="partitions-heading" {
+                div.scroll tabindex="0" role="region" aria-label="Lag of each partition" {
                     table {
                         thead { tr {
                             th.n scope="col" { "partition" }

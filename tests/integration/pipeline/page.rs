@@ -47,6 +47,8 @@ struct Figure {
 struct Screenshot {
     bytes: u64,
     overflow: i64,
+    /// What axe-core found that keeps somebody out.
+    barriers: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,6 +162,7 @@ impl Look {
                 "{name} is {} pixels wider than the screen",
                 screenshot.overflow
             );
+            assert_eq!(screenshot.barriers, [""; 0], "{name}");
         }
     }
 
