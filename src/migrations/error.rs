@@ -119,7 +119,7 @@ pub enum MigrateError {
     },
     /// The table to adopt is not such that nothing would be lost or doubled.
     #[error(
-        "usage_events cannot be adopted as it is, and nothing was changed (README, \"Adopting an existing table\"):{obstacles}"
+        "usage_events cannot be adopted as it is, and nothing was changed (see migrations/ADOPTING.md):{obstacles}"
     )]
     Unadoptable {
         /// All of them, a line each.

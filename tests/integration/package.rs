@@ -139,7 +139,7 @@ fn the_package_is_installed_removed_and_purged() {
     assert_eq!(in_folder("usr/share/doc/usage-processor/monitoring/"), monitoring);
     let documents: Vec<_> = in_folder("usr/share/doc/usage-processor/");
     let beside: Vec<_> = documents.iter().filter(|file| !file.starts_with("monitoring/")).collect();
-    assert_eq!(beside, ["ARCHITECTURE.md", "README.md", "copyright"]);
+    assert_eq!(beside, ["ARCHITECTURE.md", "README.md", "copyright", "migrations/ADOPTING.md"]);
     for completion in [
         "bash-completion/completions/usage-processor",
         "zsh/vendor-completions/_usage-processor",
