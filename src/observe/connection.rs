@@ -43,14 +43,17 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
+    /// Whether it came to an address that this machine alone can reach.
+    is_loopback: bool,
     deadline: Instant,
     state: State,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(stream: TcpStream, is_loopback: bool, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, deadline: now + REQUEST_TIMEOUT, state: State::Request(Vec::new()) })
+        let deadline = now + REQUEST_TIMEOUT;
+        Ok(Self { stream, is_loopback, deadline, state: State::Request(Vec::new()) })
     }
 
     /// Until when it must have done what it is at.
@@ -99,8 +102,7 @@ impl Connection {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         head.extend_from_slice(&buffer[..count]);
-        let is_loopback = self.stream.local_addr()?.ip().is_loopback();
-        if let Some((method, answer)) = respond(head, is_loopback, answer) {
+        if let Some((method, answer)) = respond(head, self.is_loopback, answer) {
             self.deadline = now + ANSWER_TIMEOUT;
             self.state = State::Answer(answer.into_bytes(method), 0);
         }
@@ -146,7 +148,7 @@ fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usi
     }
 }
 
-/// The answer to a request, once it is complete or is known to be none. `is_loopback` is where it came in.
+/// The answer to a request, once it is complete or is known to be none. `is_loopback`: see [`Connection`].
 fn respond(head: &[u8], is_loopback: bool, answer: impl FnOnce(&str) -> Answer) -> Option<(Method, Answer)> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);

@@ -41,7 +41,8 @@ impl Server {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let mut serving = Serving { listener, connections: Vec::new(), answer };
+        let is_loopback = address.ip().is_loopback();
+        let mut serving = Serving { listener, is_loopback, connections: Vec::new(), answer };
         let end = Arc::clone(&is_over);
         let run = move || {
             let mut last_error = String::new();
@@ -73,6 +74,7 @@ impl Drop for Server {
 
 struct Serving<F> {
     listener: TcpListener,
+    is_loopback: bool,
     /// Oldest first.
     connections: Vec<Connection>,
     answer: F,
@@ -134,7 +136,7 @@ impl<F: Fn(&str) -> Answer> Serving<F> {
                 let oldest_idle = self.connections.iter().position(Connection::is_idle);
                 self.connections.remove(oldest_idle.unwrap_or(0));
             }
-            if let Ok(mut connection) = Connection::new(stream, now) {
+            if let Ok(mut connection) = Connection::new(stream, self.is_loopback, now) {
                 connection.advance(now, &self.answer);
                 self.connections.push(connection);
             }

@@ -34,17 +34,31 @@ fn only_get_and_head_of_what_is_there_are_served() {
         assert_eq!(answer.status, 200, "{path}: {}", answer.head);
         assert!(answer.head.contains(&format!("Content-Type: {content_type}\r\n")), "{}", answer.head);
         assert!(!answer.body.is_empty() && answer.head.contains("Connection: close\r\n"));
-        let head = exchange(&address, format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        let head = exchange(&address, format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
         assert!(head.head.contains("Content-Length: ") && !head.head.contains("Content-Length: 0"));
     }
     assert_eq!(get(&address, "/secret").status, 404);
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"] {
-        let request = format!("{method} /metrics HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc");
+        let request = format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
         let answer = exchange(&address, request.as_bytes());
         assert_eq!(answer.status, 405, "{method}: {}", answer.head);
         assert!(answer.head.contains("Allow: GET, HEAD"));
     }
+}
+
+/// A page of elsewhere whose name is made to lead here has its own name in `Host`. Whoever listens for others has a name.
+#[test]
+fn on_loopback_a_foreign_name_gets_nothing() {
+    let foreign = b"GET /status.json HTTP/1.1\r\nHost: elsewhere.example:9464\r\n\r\n";
+    let processor = waiting_processor();
+    let answer = exchange(&processor.metrics_address(), foreign);
+    assert_eq!((answer.status, answer.body.contains("version")), (421, false), "{}", answer.body);
+    let open = Processor::run()
+        .env("METRICS_ADDR", "0.0.0.0:0")
+        .env("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+        .spawn();
+    assert_eq!(exchange(&open.metrics_address(), foreign).status, 200);
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Processor {
 /// GET.
 #[track_caller]
 pub(crate) fn get(address: &str, path: &str) -> Answer {
-    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
+    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 
 /// Sends this and reads to the end of the connection.
