@@ -227,7 +227,7 @@ impl<O: OffsetCommitter> Committer<O> {
                 "partitions {overdue:?}: Kafka has confirmed no commit for {PATIENCE:?} or more. Nothing is lost, since the \
                  ledger in the database decides where reading starts; but the group's lag stands still for Kafka's tools. \
                  Is a broker away, are replicas of __consumer_offsets missing, has this user lost a right? With \
-                 RUST_LOG=info,librdkafka=debug, COMMITFAIL lines tell what is refused"
+                 LOG_LEVEL=info,librdkafka=debug, COMMITFAIL lines tell what is refused"
             );
         }
         if let Err(error) = self.commit(&watermarks, CommitMode::Async) {

@@ -40,7 +40,8 @@ fn only_get_and_head_of_what_is_there_are_served() {
     }
     assert_eq!(get(&address, "/secret").status, 404);
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"] {
-        let request = format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
+        let request =
+            format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
         let answer = exchange(&address, request.as_bytes());
         assert_eq!(answer.status, 405, "{method}: {}", answer.head);
         assert!(answer.head.contains("Allow: GET, HEAD"));
