@@ -144,11 +144,7 @@ fn assert_found_by(database: &mut Database, checks: &[&str], place: &str) {
 
 /// Lives through the fourteen months, and enters what was written into the ledger as their writer would have.
 fn after_fourteen_months(profile: Profile) -> Database {
-    let mut database = Database::migrated(profile);
-    let case = cases::cases(profile).into_iter().find(|case| case.name == "fourteen_months.sql").unwrap();
-    for statement in cases::helpers().statements.iter().chain(&case.statements) {
-        database.client.query(&statement.sql, &[]).unwrap();
-    }
+    let mut database = cases::after_fourteen_months(profile);
     database
         .client
         .batch_execute(

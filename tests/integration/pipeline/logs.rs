@@ -163,6 +163,7 @@ fn a_log_that_nobody_reads_stops_nobody() {
             .arg("run")
             .env_clear()
             .env("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/usage")
+            .env("METRICS_ADDR", "none")
             .env("LOG_FORMAT", format)
             .env("LOG_LEVEL", "trace")
             .stdin(Stdio::null())

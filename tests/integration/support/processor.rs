@@ -72,7 +72,7 @@ impl Processor {
     /// `usage-processor run`, with nothing of this process's environment but what any program needs. Many run at
     /// the same time: none serves metrics unless it is asked to.
     pub(crate) fn run() -> ProcessorBuilder {
-        Self::command("run").env("METRICS_ADDR", "none")
+        Self::command("run")
     }
 
     /// Any other of its commands.
@@ -83,6 +83,9 @@ impl Processor {
             if let Some(value) = std::env::var_os(inherited) {
                 command.env(inherited, value);
             }
+        }
+        if name == "run" {
+            command.env("METRICS_ADDR", "none");
         }
         ProcessorBuilder { command }
     }
