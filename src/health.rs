@@ -78,7 +78,7 @@ impl Health {
         if let Some(what) = instruments.waits_for() {
             wrong.push(what);
         } else if !instruments.poll.has_joined() {
-            wrong.push("the group has not said yet which partitions are ours".to_owned());
+            wrong.push(self.not_joined());
         }
         wrong.extend(self.outages());
         let mut notes = Vec::new();
@@ -93,6 +93,22 @@ impl Health {
             notes.push("no partition is assigned: other instances have them all".to_owned());
         }
         Verdict::of(wrong, notes)
+    }
+
+    /// Why the group has not said which partitions are ours, as far as that is known.
+    fn not_joined(&self) -> String {
+        let Self(instruments) = self;
+        let said = "the group has not said yet which partitions are ours";
+        if instruments.poll.kafka().brokers_up == 0 {
+            format!(
+                "{said}: no Kafka broker is connected (KAFKA_BROKERS={})",
+                instruments.identity.kafka_brokers
+            )
+        } else if instruments.poll.lacks_topic() {
+            format!("{said}: topic {} does not exist (yet)", instruments.identity.kafka_topic)
+        } else {
+            said.to_owned()
+        }
     }
 
     /// What keeps the database from taking what we write.
@@ -156,6 +172,7 @@ mod tests {
     use crate::commit::tally::Tally;
     use crate::config::Config;
     use crate::observe::activity::StageActivity;
+    use crate::observe::counters::KafkaFigures;
     use crate::shutdown::Shutdown;
     use crate::status::PartitionStatus;
 
@@ -251,7 +268,19 @@ mod tests {
         assert!(readiness(&instruments).is_ok);
         instruments.poll.set_joined(false);
         let verdict = readiness(&instruments);
-        assert_eq!(verdict.reasons, ["the group has not said yet which partitions are ours"]);
+        let [reason] = &verdict.reasons[..] else { panic!("{verdict:?}") };
+        assert!(
+            reason.starts_with("the group has not said yet which partitions are ours: no Kafka broker is"),
+            "{reason}"
+        );
         assert!(liveness(&instruments).is_ok);
+        instruments.poll.set_kafka(KafkaFigures { brokers_up: 1, ..KafkaFigures::default() });
+        assert_eq!(readiness(&instruments).reasons, ["the group has not said yet which partitions are ours"]);
+        instruments.poll.found_no_topic();
+        let verdict = readiness(&instruments);
+        assert!(verdict.reasons[0].ends_with("ours: topic usage-events does not exist (yet)"), "{verdict:?}");
+        instruments.poll.set_joined(true);
+        instruments.poll.set_joined(false);
+        assert!(!readiness(&instruments).reasons[0].contains("topic"), "it has been found since");
     }
 }

@@ -53,6 +53,8 @@ pub struct PollInstruments {
     pub decoder_queues: Vec<Queue>,
     /// Whether the group has said which partitions are ours.
     has_joined: AtomicBool,
+    /// Whether Kafka has said, and not taken back, that it knows no such topic.
+    lacks_topic: AtomicBool,
     /// Callbacks that assign or revoke.
     rebalances: AtomicU64,
     paused_partitions: AtomicU64,
@@ -90,6 +92,7 @@ impl PollInstruments {
             activity,
             decoder_queues: (0..decoder_count).map(|idx| Queue::new(format!("decoder-{idx}"))).collect(),
             has_joined: AtomicBool::new(false),
+            lacks_topic: AtomicBool::new(false),
             rebalances: AtomicU64::new(0),
             paused_partitions: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
@@ -106,6 +109,14 @@ impl PollInstruments {
     /// Whether the group counts us as a member whose partitions are known.
     pub fn set_joined(&self, has_joined: bool) {
         self.has_joined.store(has_joined, Ordering::Release);
+        if has_joined {
+            self.lacks_topic.store(false, Ordering::Release);
+        }
+    }
+
+    /// Kafka knows no such topic.
+    pub fn found_no_topic(&self) {
+        self.lacks_topic.store(true, Ordering::Release);
     }
 
     /// Reading is paused, of so many partitions.
@@ -137,6 +148,11 @@ impl PollInstruments {
     /// Whether the group has said which partitions are ours.
     pub fn has_joined(&self) -> bool {
         self.has_joined.load(Ordering::Acquire)
+    }
+
+    /// Whether the topic does not exist, as far as is known.
+    pub fn lacks_topic(&self) -> bool {
+        self.lacks_topic.load(Ordering::Acquire)
     }
 
     /// Assignments and revocations.

@@ -273,6 +273,7 @@ impl Poller {
                 if self.stops_at_end {
                     return Err(PollError::NoTopic { topic: self.topic.clone() });
                 }
+                self.consumer.context().instruments().found_no_topic();
                 log::warn!("topic {} does not exist (yet); waiting for it", self.topic);
             }
             KafkaError::MessageConsumption(Code::InvalidMessage | Code::CriticalSystemResource) => {

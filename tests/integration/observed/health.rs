@@ -53,7 +53,13 @@ fn an_outage_of_kafka_is_waited_for_alive_and_ready_with_a_note() {
     let case = Case::with(TestTopic::create_at(&broker.address(), 2), database);
     broker.crash();
     let processor = observed(&case);
-    wait_until_unready(&processor, "the group has not said yet which partitions are ours");
+    wait_until_unready(
+        &processor,
+        &format!(
+            "which partitions are ours: no Kafka broker is connected (KAFKA_BROKERS={})",
+            broker.address()
+        ),
+    );
     assert_alive(&processor);
     broker.restart();
     wait_until_ready(&processor);
