@@ -17,6 +17,8 @@ impl Host {
         fs::create_dir(host.path("bin")).unwrap();
         host.program("id", "echo 0");
         host.program("systemd-run", r#"printf '%s\n' "$@"; exit 6"#);
+        // Quoted as systemd does it.
+        host.program("systemctl", r#"echo "LOG_FORMAT=journal ASKED='$*' \"KEY=a \\\$b*\"""#);
         host.file("usage-processor.env");
         host
     }
@@ -64,17 +66,25 @@ fn a_command_runs_with_what_the_services_have() {
     let host = Host::new();
     let etc = host.path("etc").display().to_string();
     let common = ["--quiet", "--wait", "--pty", "--pipe", "--collect", "--uid=usage-processor"];
-    let expected = |properties: &[String], command: &[&str]| -> Vec<String> {
+    let expected = |files: &[String], unit: &str, credentials: &[String], command: &[&str]| -> Vec<String> {
         let common = common.iter().map(ToString::to_string);
-        let properties = properties.iter().map(|property| format!("--property={property}"));
+        let property = |property: &String| format!("--property={property}");
+        // The log of a unit is the journal's, that of a command is not.
+        let asked = format!("--setenv=ASKED=show --property=Environment --value {unit}.service");
+        let unit = [asked, "--setenv=KEY=a $b*".to_owned()];
         let program = ["/usr/bin/usage-processor"].into_iter().chain(command.iter().copied());
-        common.chain(properties).chain(program.map(str::to_owned)).collect()
+        common
+            .chain(files.iter().map(property))
+            .chain(unit)
+            .chain(credentials.iter().map(property))
+            .chain(program.map(str::to_owned))
+            .collect()
     };
-    let settings = format!("EnvironmentFile={etc}/usage-processor.env");
+    let settings = [format!("EnvironmentFile={etc}/usage-processor.env")];
 
     // No credentials; the exit code is the command's.
     let (lines, code) = host.call(&["audit", "--json"]);
-    assert_eq!(lines, expected(std::slice::from_ref(&settings), &["audit", "--json"]));
+    assert_eq!(lines, expected(&settings, "usage-processor", &[], &["audit", "--json"]));
     assert_eq!(code, Some(6));
 
     for name in ["database-url", "maintenance-database-url", "kafka-options", "2.env", "unknown"] {
@@ -83,13 +93,14 @@ fn a_command_runs_with_what_the_services_have() {
     let credential = |name: &str| format!("LoadCredential={name}:{etc}/{name}");
     let credentials = ["database-url", "maintenance-database-url", "kafka-options"].map(credential);
     let (lines, _) = host.call(&["dead-letters", "list", "--reason", "a b"]);
-    let all = [std::slice::from_ref(&settings), &credentials[..]].concat();
-    assert_eq!(lines, expected(&all, &["dead-letters", "list", "--reason", "a b"]));
+    let command = ["dead-letters", "list", "--reason", "a b"];
+    assert_eq!(lines, expected(&settings, "usage-processor", &credentials, &command));
 
     // The instance's own settings come later, and win.
     let (lines, _) = host.call(&["@2", "status"]);
     let own = format!("EnvironmentFile={etc}/2.env");
-    assert_eq!(lines, expected(&[&[settings, own], &credentials[..]].concat(), &["status"]));
+    let files = [&settings[..], &[own]].concat();
+    assert_eq!(lines, expected(&files, "usage-processor@2", &credentials, &["status"]));
 }
 
 /// A credential that a unit has, a command has too.
