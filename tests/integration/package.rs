@@ -166,8 +166,13 @@ fn the_package_is_installed_removed_and_purged() {
     assert_eq!(root.read(CONFIGURATION), configuration);
     let left: Vec<_> = root.files().into_iter().filter(|file| !file.starts_with("etc/")).collect();
     assert!(left.is_empty(), "{left:?}");
+    // A timer that has fired leaves a stamp.
+    let stamp = root.path("var/lib/systemd/timers/stamp-usage-processor-audit.timer");
+    fs::create_dir_all(stamp.parent().unwrap()).unwrap();
+    fs::write(&stamp, "").unwrap();
     root.dpkg(&["--purge", "usage-processor"]);
     assert_eq!(root.files(), [""; 0]);
+    assert!(!stamp.exists());
 }
 
 #[test]
