@@ -131,7 +131,7 @@ pub enum EventsLost {
     /// Retention was faster than we.
     #[error(
         "partition {partition}: {missed} offsets from {committed} to {low} were deleted by Kafka's retention \
-         before they were read; restore them or go on without them by --accept-loss"
+         before they were read; restore them, or go on without them by --accept-loss (ACCEPT_LOSS=true) for one start"
     )]
     Deleted {
         /// The partition.
@@ -146,7 +146,7 @@ pub enum EventsLost {
     /// The topic was deleted and made again, or a broker lost its log.
     #[error(
         "partition {partition}: the next offset to read, {committed}, lies beyond the end of the log, {high}: the topic \
-         was recreated or has lost messages; read it from its beginning by --accept-loss"
+         was recreated or has lost messages; read it from its beginning by --accept-loss (ACCEPT_LOSS=true) for one start"
     )]
     Truncated {
         /// The partition.

@@ -316,7 +316,7 @@ fn positions(config: &Config, facts: &Facts) -> Finding {
             CHECK,
             format!("Kafka has deleted events that the group has not read: partition {}", lost.join(", ")),
             "`run` stops with exit code 5 rather than pass over them",
-            "make sure that they are lost (a mirror of the topic, a backup), then `run --accept-loss` once",
+            "make sure that they are lost (a mirror of the topic, a backup), then `run --accept-loss` (ACCEPT_LOSS=true) once",
         );
     }
     if !near.is_empty() {
