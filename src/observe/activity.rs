@@ -124,11 +124,13 @@ impl StageActivity {
 
     fn change(&self, activity: u8) {
         let Record { version, current, since, signed_at, nanos, .. } = &*self.0;
-        let now = nanos_now();
         let before = current.load(Ordering::Relaxed);
         let at = version.load(Ordering::Relaxed);
         version.store(at + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
+        // The time is taken when every reader can see that something changes: one that took a later time and saw nothing
+        // yet, as when this thread is interrupted here, would have counted more than the sum gets.
+        fence(Ordering::SeqCst);
+        let now = nanos_now();
         if let Some(sum) = nanos.get(usize::from(before)) {
             let lasted = now.saturating_sub(since.load(Ordering::Relaxed));
             sum.store(sum.load(Ordering::Relaxed) + lasted, Ordering::Relaxed);
@@ -148,7 +150,7 @@ impl StageActivity {
             let mut nanos = nanos.each_ref().map(|sum| sum.load(Ordering::Relaxed));
             // Before it is known that nothing has changed, or a sum would count what came after a change.
             let now = nanos_now();
-            fence(Ordering::Acquire);
+            fence(Ordering::SeqCst);
             if before % 2 == 1 || version.load(Ordering::Relaxed) != before {
                 std::hint::spin_loop();
                 continue;
