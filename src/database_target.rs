@@ -3,15 +3,17 @@
 //!
 //! `postgres` knows `disable`, `prefer` and `require`; the rest of what libpq's users write into a URL is taken
 //! out of it in `conninfo.rs`. Hosts are tried one after the other, each with the password that is for it, and what
-//! each of them said is told. Certificates, keys and password files are read anew for every connection, so that
-//! they can be replaced while the program runs. Used on any thread; nothing is kept but names.
+//! each of them said is told. Certificates, keys and password files that have changed are read anew for the next connection,
+//! so that they can be replaced while the program runs. Used on any thread.
 
+mod certificate_problem;
 mod certificates;
 mod conninfo;
 mod connect_error;
 mod passfile;
 mod service_file;
 mod tls;
+mod tls_context;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -25,12 +27,14 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use certificate_problem::CertificateSlot;
 pub use certificates::certificates;
 pub use connect_error::{ConnectError, HostFailure};
 use conninfo::Conninfo;
 pub use conninfo::ConninfoError;
 pub use tls::TlsFileError;
-use tls::{CertificateSlot, SslMode, TlsSettings};
+use tls::{SslMode, TlsSettings};
+use tls_context::KeptContext;
 
 /// PostgreSQL's port, when none is given.
 const PORT: u16 = 5432;
@@ -42,6 +46,7 @@ pub struct DatabaseTarget {
     pub config: postgres::Config,
     hosts: Vec<HostAddress>,
     tls: TlsSettings,
+    tls_context: KeptContext,
     /// Where passwords are looked up when none is given.
     passfile: Option<PathBuf>,
 }
@@ -79,6 +84,7 @@ impl std::fmt::Display for HostAddress {
 pub struct Canceller {
     token: CancelToken,
     tls: TlsSettings,
+    tls_context: KeptContext,
 }
 
 impl std::fmt::Debug for Canceller {
@@ -93,7 +99,7 @@ impl Canceller {
     /// # Errors
     /// When the server is not reached.
     pub fn cancel(&self) -> Result<(), ConnectError> {
-        let (connector, slot) = self.tls.connector()?;
+        let (connector, slot) = self.tls.connector(&self.tls_context)?;
         self.token.cancel_query(connector).map_err(|error| {
             let host = "the session's host".to_owned();
             ConnectError::Hosts(vec![HostFailure { host, error, certificate: slot.take() }])
@@ -145,7 +151,7 @@ impl DatabaseTarget {
     /// # Errors
     /// As [`Self::connect`].
     pub fn connect_watched(&self, mut before_host: impl FnMut()) -> Result<Client, ConnectError> {
-        let (connector, slot) = self.tls.connector()?;
+        let (connector, slot) = self.tls.connector(&self.tls_context)?;
         let mut hosts: Vec<_> = self.hosts.iter().collect();
         if self.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
             hosts.shuffle(&mut StdRng::from_os_rng());
@@ -201,7 +207,11 @@ impl DatabaseTarget {
 
     /// How to cancel what a session of this target does.
     pub fn canceller(&self, client: &Client) -> Canceller {
-        Canceller { token: client.cancel_token(), tls: self.tls.clone() }
+        Canceller {
+            token: client.cancel_token(),
+            tls: self.tls.clone(),
+            tls_context: self.tls_context.clone(),
+        }
     }
 
     /// `verify-full, sslrootcert=/etc/ssl/db.pem`.
@@ -214,7 +224,7 @@ impl DatabaseTarget {
     /// # Errors
     /// When one of them cannot be used.
     pub fn check_tls_files(&self) -> Result<(), TlsFileError> {
-        self.tls.connector().map(drop)
+        self.tls.connector(&self.tls_context).map(drop)
     }
 
     /// `database usage at db.internal:5432 as billing`, without the password.
@@ -251,7 +261,7 @@ impl From<postgres::Config> for DatabaseTarget {
             HostAddress { host: names.get(idx).cloned().unwrap_or_else(unnamed), address, port }
         });
         let (hosts, tls) = (hosts.collect(), TlsSettings::without_files(whole.get_ssl_mode()));
-        Self { config: without_hosts(&whole), hosts, tls, passfile: None }
+        Self { config: without_hosts(&whole), hosts, tls, ..Self::default() }
     }
 }
 

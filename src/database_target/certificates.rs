@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::DatabaseTarget;
-use super::tls::{RootCertificates, ends_at, read_certificates, subject};
+use super::certificate_problem::subject;
+use super::tls::{RootCertificates, ends_at, read_certificates};
 use crate::kafka_options::KafkaOptions;
 
 /// A bundle may hold hundreds; what a person has put there is a few.

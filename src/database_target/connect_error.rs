@@ -3,7 +3,8 @@
 use std::error::Error as _;
 use std::fmt;
 
-use super::tls::{CertificateProblem, TlsFileError};
+use super::certificate_problem::CertificateProblem;
+use super::tls::TlsFileError;
 use crate::error_chain::error_chain;
 use crate::write::sqlstate;
 

@@ -1,25 +1,24 @@
 //! TLS as libpq means it, by OpenSSL, which librdkafka has brought along: what is verified, against what, and who
-//! we say we are. Files are read for every connection; what is wrong with a server's certificate is kept
+//! we say we are. Files are read again whenever they have changed; what is wrong with a server's certificate is kept
 //! from the handshake, where it is known, and told in words.
 
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use openssl::asn1::Asn1TimeRef;
 use openssl::error::ErrorStack;
-use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
-use openssl::x509::{X509, X509Ref, X509StoreContextRef};
-use parking_lot::Mutex;
 use postgres::config::SslMode as PostgresSslMode;
 use postgres_openssl::{MakeTlsConnector, set_postgresql_alpn};
 
+use super::certificate_problem::CertificateSlot;
 use super::conninfo::{Conninfo, ConninfoError};
+use super::tls_context::KeptContext;
 
 /// How the server must prove itself, from nothing to everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,9 +156,47 @@ impl TlsSettings {
         Self { mode, root: None, client: None }
     }
 
-    /// Reads the files. The slot gets what a handshake finds wrong with a certificate.
-    pub(super) fn connector(&self) -> Result<(MakeTlsConnector, CertificateSlot), TlsFileError> {
+    /// Reads the files, unless they are as they were. The slot gets what a handshake finds wrong with a certificate.
+    pub(super) fn connector(
+        &self,
+        kept: &KeptContext,
+    ) -> Result<(MakeTlsConnector, CertificateSlot), TlsFileError> {
+        let context = match self.root {
+            // Which files those are is OpenSSL's to know.
+            Some(RootCertificates::System) => self.context()?,
+            _ => kept.get(&self.files(), || self.context())?,
+        };
+        let mut connector = MakeTlsConnector::new(context);
         let slot = CertificateSlot::default();
+        let found = slot.clone();
+        let (verifies, names_count) = (self.mode >= SslMode::VerifyCa, self.mode == SslMode::VerifyFull);
+        connector.set_callback(move |connection, host| {
+            found.ask_for(host);
+            if verifies {
+                let found = found.clone();
+                connection.set_verify_callback(SslVerifyMode::PEER, move |is_fine, context| {
+                    if !is_fine {
+                        found.note(context);
+                    }
+                    is_fine
+                });
+            }
+            connection.set_verify_hostname(names_count);
+            Ok(())
+        });
+        Ok((connector, slot))
+    }
+
+    fn files(&self) -> Vec<&Path> {
+        let root = match &self.root {
+            Some(RootCertificates::File(path)) => Some(path.as_path()),
+            _ => None,
+        };
+        let client = self.client.iter().flat_map(|(certificate, key)| [certificate.as_path(), key]);
+        root.into_iter().chain(client).collect()
+    }
+
+    fn context(&self) -> Result<SslConnector, TlsFileError> {
         let builder = SslConnector::builder(SslMethod::tls_client())
             .and_then(|mut builder| set_up(&mut builder).map(|()| builder));
         let mut builder =
@@ -168,28 +205,14 @@ impl TlsSettings {
             if let Some(RootCertificates::File(path)) = &self.root {
                 trust(&mut builder, path)?;
             }
-            let found = slot.clone();
-            builder.set_verify_callback(SslVerifyMode::PEER, move |is_fine, context| {
-                if !is_fine {
-                    found.note(context);
-                }
-                is_fine
-            });
+            builder.set_verify(SslVerifyMode::PEER);
         } else {
             builder.set_verify(SslVerifyMode::NONE);
         }
         if let (Some((certificate, key)), true) = (&self.client, self.mode != SslMode::Disable) {
             introduce(&mut builder, certificate, key)?;
         }
-        let mut connector = MakeTlsConnector::new(builder.build());
-        let names_count = self.mode == SslMode::VerifyFull;
-        let asked_for = slot.clone();
-        connector.set_callback(move |connection, host| {
-            asked_for.ask_for(host);
-            connection.set_verify_hostname(names_count);
-            Ok(())
-        });
-        Ok((connector, slot))
+        Ok(builder.build())
     }
 }
 
@@ -263,120 +286,6 @@ fn read_key(path: &Path) -> Result<PKey<Private>, TlsFileError> {
         true => failure(SETTING, path, "it has a passphrase, which is not supported"),
         false => failure(SETTING, path, "there is no key in it; wanted is PEM"),
     })
-}
-
-/// What is wrong with a server's certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateProblem {
-    /// OpenSSL's number (`X509_V_ERR_...` of `x509_vfy.h`).
-    code: i32,
-    reason: String,
-    subject: String,
-    issuer: String,
-    not_before: String,
-    not_after: String,
-    /// What it is for.
-    names: Vec<String>,
-    /// What was asked for.
-    host: String,
-}
-
-const NOT_YET_VALID: i32 = 9;
-const HAS_EXPIRED: i32 = 10;
-const UNKNOWN_ISSUER: [i32; 5] = [2, 18, 19, 20, 21];
-const OTHER_NAME: [i32; 2] = [62, 64];
-
-impl fmt::Display for CertificateProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, issuer, names, host, .. } = self;
-        write!(f, "the server's certificate ({subject}) is refused: ")?;
-        match self.code {
-            NOT_YET_VALID => {
-                write!(f, "it is valid from {} on only; look at the clocks of both hosts", self.not_before)
-            }
-            HAS_EXPIRED => {
-                write!(
-                    f,
-                    "it has expired on {}; renew it (the server reads it again on reload)",
-                    self.not_after
-                )
-            }
-            code if UNKNOWN_ISSUER.contains(&code) => write!(
-                f,
-                "no CA in sslrootcert has signed it, its issuer is {issuer} ({}); put the CA's certificate there if this is \
-                 the right server",
-                self.reason
-            ),
-            code if OTHER_NAME.contains(&code) => write!(
-                f,
-                "it is for {}, and not for {host}; connect by a name that is in it, or have one made for {host} \
-                 (sslmode=verify-ca takes any name)",
-                if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
-            ),
-            _ => f.write_str(&self.reason),
-        }
-    }
-}
-
-/// Where a handshake leaves what it found; the handshakes of one attempt to connect come one after the other.
-#[derive(Debug, Clone, Default)]
-pub(super) struct CertificateSlot(Arc<Mutex<(String, Option<CertificateProblem>)>>);
-
-impl CertificateSlot {
-    pub(super) fn take(&self) -> Option<CertificateProblem> {
-        self.0.lock().1.take()
-    }
-
-    fn ask_for(&self, host: &str) {
-        *self.0.lock() = (host.to_owned(), None);
-    }
-
-    fn note(&self, context: &mut X509StoreContextRef) {
-        let (host, problem) = &mut *self.0.lock();
-        let result = context.error();
-        let text = |text: &dyn Fn(&X509Ref) -> String| context.current_cert().map(text).unwrap_or_default();
-        // When an issuer is unknown that is found at the far end of what the server has sent.
-        let own = context.chain().and_then(|chain| chain.get(0)).map(subject);
-        let own = own.filter(|_| UNKNOWN_ISSUER.contains(&result.as_raw()));
-        problem.get_or_insert_with(|| CertificateProblem {
-            code: result.as_raw(),
-            reason: result.error_string().to_owned(),
-            subject: own.unwrap_or_else(|| text(&subject)),
-            issuer: text(&|certificate| name(certificate.issuer_name())),
-            not_before: text(&|certificate| certificate.not_before().to_string()),
-            not_after: text(&|certificate| certificate.not_after().to_string()),
-            names: context.current_cert().map(names).unwrap_or_default(),
-            host: host.clone(),
-        });
-    }
-}
-
-/// `CN=db1`.
-pub(super) fn subject(certificate: &X509Ref) -> String {
-    name(certificate.subject_name())
-}
-
-fn name(name: &openssl::x509::X509NameRef) -> String {
-    let common_name = name.entries_by_nid(Nid::COMMONNAME).next();
-    match common_name.and_then(|entry| entry.data().to_string().ok()) {
-        Some(common_name) => format!("CN={common_name}"),
-        None => format!("{name:?}"),
-    }
-}
-
-fn names(certificate: &X509Ref) -> Vec<String> {
-    let address = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
-        Ok(four) => Some(std::net::Ipv4Addr::from(four).to_string()),
-        Err(_) => <[u8; 16]>::try_from(bytes).ok().map(|bytes| std::net::Ipv6Addr::from(bytes).to_string()),
-    };
-    let alternative = certificate.subject_alt_names();
-    let alternative = alternative
-        .iter()
-        .flatten()
-        .filter_map(|name| name.dnsname().map(str::to_owned).or_else(|| name.ipaddress().and_then(address)));
-    let names: Vec<_> = alternative.collect();
-    // As OpenSSL: the common name counts only where there are no others.
-    if names.is_empty() { vec![subject(certificate)] } else { names }
 }
 
 /// When a certificate ends, in seconds since 1970.
