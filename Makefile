@@ -10,7 +10,7 @@ STEP := tests/step
 INSTALL := tests/servers/install
 # Runs a command beside a private PostgreSQL and a private Kafka broker.
 WITH_SERVERS := tests/servers/with
-SHELL_SCRIPTS := .ci/run docker/make-secrets tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries $(addprefix systemd/,usage-processor-ctl $(addprefix debian/,postinst postrm prerm))
+SHELL_SCRIPTS := .ci/run docker/make-secrets tests/step $(addprefix tests/servers/,broker common.sh hdrhistogram install postgres stop with) $(addprefix tuning/,common.sh compare-builds compression folding ledger-cost secondary-indexes synthetic-events.sh) benches/queries $(addprefix systemd/,usage-processor-ctl $(addprefix debian/,postinst postrm prerm))
 # Most integration tests wait for a server or a timeout, so more of them than cores run at a time.
 TEST_THREADS ?= 4
 # These load the machine themselves, or look for what happens at the same time within seconds, and run one after the other.
