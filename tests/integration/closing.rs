@@ -44,6 +44,15 @@ fn write_late(mut client: Client) {
     }
 }
 
+/// A writer that has ended, even by a panic: nobody folds for it any more.
+struct Ended<'a>(&'a AtomicUsize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Folds until every writer has ended and everything is folded.
 fn fold(mut client: Client, writing: &AtomicUsize) {
     let mut is_over = false;
@@ -80,14 +89,10 @@ fn closing_while_others_write_and_fold_loses_nothing() {
         thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let client = database.connect();
-                let writing = &writing;
+                let ended = Ended(&writing);
                 scope.spawn(move || {
-                    if writer == 0 {
-                        write_late(client)
-                    } else {
-                        write(client)
-                    }
-                    writing.fetch_sub(1, Ordering::SeqCst);
+                    let _ended = ended;
+                    if writer == 0 { write_late(client) } else { write(client) }
                 });
             }
             for _ in 0..2 {
