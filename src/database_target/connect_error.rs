@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::fmt;
 
+use postgres::error::SqlState;
+
 use super::certificate_problem::CertificateProblem;
 use super::tls::TlsFileError;
 use crate::error_chain::error_chain;
@@ -73,16 +75,35 @@ impl HostFailure {
         self.certificate.is_some() || self.advice().is_some() || sqlstate::is_misconfigured(&self.error)
     }
 
-    /// What to do about what TLS itself says. A handshake that broke off is none of these: the server may be
-    /// starting.
+    /// What to do about what the server says, or TLS itself. A handshake that broke off is none of these: the server
+    /// may be starting.
     fn advice(&self) -> Option<&'static str> {
+        match self.error.code() {
+            Some(&SqlState::INVALID_PASSWORD) => Some(
+                "correct the password where it comes from (DATABASE_URL or its file, PGPASSWORD, a password file), or create \
+                 the role",
+            ),
+            Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+                Some(self.advice_on_tls().unwrap_or(
+                    "look at the server's pg_hba.conf, and whether the role exists and may log in",
+                ))
+            }
+            Some(&SqlState::INVALID_CATALOG_NAME) => Some("create the database, or correct its name"),
+            _ => self.advice_on_tls(),
+        }
+    }
+
+    fn advice_on_tls(&self) -> Option<&'static str> {
         let chain = error_chain(&self.error);
         let says = |part: &str| chain.contains(part);
         if says("server does not support TLS") {
             Some(
                 "it has `ssl = off`, or is not the server you mean: switch TLS on there (sslmode=prefer goes on without)",
             )
-        } else if says("certificate required") || says("alert handshake failure") {
+        } else if says("certificate required")
+            || says("alert handshake failure")
+            || says("requires a valid client certificate")
+        {
             Some("it wants a client certificate: set sslcert and sslkey")
         } else if says("alert unknown ca")
             || says("alert bad certificate")

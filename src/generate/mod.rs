@@ -109,10 +109,10 @@ pub enum GenerateError {
         topic: String,
     },
     /// The topic could not be created.
-    #[error("creating topic {topic}")]
+    #[error("creating topic {topic_at}")]
     CreateTopic {
-        /// The topic.
-        topic: String,
+        /// `TOPIC at BROKERS`.
+        topic_at: String,
         /// What the broker said.
         source: KafkaError,
     },

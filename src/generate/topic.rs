@@ -46,7 +46,7 @@ pub fn create_topic(
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
     let results = pollster::block_on(admin.create_topics([&new_topic], &options));
     let was_created = was_created(results)
-        .map_err(|source| GenerateError::CreateTopic { topic: topic.to_owned(), source })?;
+        .map_err(|source| GenerateError::CreateTopic { topic_at: format!("{topic} at {brokers}"), source })?;
     await_topic(admin.inner(), brokers, topic)?;
     Ok(was_created)
 }

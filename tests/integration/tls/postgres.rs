@@ -134,7 +134,7 @@ fn a_client_shows_its_certificate_and_others_are_not_let_in() {
     server.eventually(
         "127.0.0.1",
         "sslmode=require",
-        Err("connection requires a valid client certificate (SQLSTATE 28000)"),
+        Err("a valid client certificate (SQLSTATE 28000): it wants a client certificate: set sslcert"),
     );
     server.eventually(
         "127.0.0.1",
