@@ -18,7 +18,7 @@ impl Host {
         host.program("id", "echo 0");
         host.program("systemd-run", r#"printf '%s\n' "$@"; exit 6"#);
         // Quoted as systemd does it.
-        host.program("systemctl", r#"echo "LOG_FORMAT=journal ASKED='$*' \"KEY=a \\\$b*\"""#);
+        host.program("systemctl", r#"echo "LOG_FORMAT=journal ASKED='$*' \"KEY=a \\\$b*\" SET={1,2}""#);
         host.file("usage-processor.env");
         host
     }
@@ -71,7 +71,7 @@ fn a_command_runs_with_what_the_services_have() {
         let property = |property: &String| format!("--property={property}");
         // The log of a unit is the journal's, that of a command is not.
         let asked = format!("--setenv=ASKED=show --property=Environment --value {unit}.service");
-        let unit = [asked, "--setenv=KEY=a $b*".to_owned()];
+        let unit = [asked, "--setenv=KEY=a $b*".to_owned(), "--setenv=SET={1,2}".to_owned()];
         let program = ["/usr/bin/usage-processor"].into_iter().chain(command.iter().copied());
         common
             .chain(files.iter().map(property))
