@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::offsets::{Offset, Partition};
 
-/// Longer than any rebalance takes, and than a broker's restart should.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a broker's restart should take, and than a rebalance may: while its callback waits for the database, up to two
+/// minutes and the drain, nothing is heard of what was confirmed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Partitions with a watermark that Kafka has not confirmed: what it had confirmed when that was first seen, and when.
 #[derive(Debug, Default)]
@@ -46,11 +47,11 @@ mod tests {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
         assert!(confirmations.overdue(at(0), [(0, None), (1, Some(5)), (2, Some(7))]).is_empty());
-        assert!(confirmations.overdue(at(30), [(0, None), (1, Some(6)), (2, Some(7))]).is_empty());
-        assert_eq!(confirmations.overdue(at(60), [(0, None), (1, Some(6)), (2, Some(7))]), [0, 2]);
+        assert!(confirmations.overdue(at(150), [(0, None), (1, Some(6)), (2, Some(7))]).is_empty());
+        assert_eq!(confirmations.overdue(at(300), [(0, None), (1, Some(6)), (2, Some(7))]), [0, 2]);
         // Partition 0 was confirmed meanwhile, and falls behind anew.
-        assert_eq!(confirmations.overdue(at(61), [(1, Some(6)), (2, Some(7))]), [2]);
-        assert_eq!(confirmations.overdue(at(91), [(0, None), (1, Some(6)), (2, Some(7))]), [1, 2]);
-        assert!(confirmations.overdue(at(92), []).is_empty());
+        assert_eq!(confirmations.overdue(at(301), [(1, Some(6)), (2, Some(7))]), [2]);
+        assert_eq!(confirmations.overdue(at(451), [(0, None), (1, Some(6)), (2, Some(7))]), [1, 2]);
+        assert!(confirmations.overdue(at(452), []).is_empty());
     }
 }
