@@ -3,8 +3,8 @@
 //!
 //! `postgres` knows `disable`, `prefer` and `require`; the rest of what libpq's users write into a URL is taken
 //! out of it in `conninfo.rs`. Hosts are tried one after the other, each with the password that is for it, and what
-//! each of them said is told. Certificates, keys and password files that have changed are read anew for the next connection,
-//! so that they can be replaced while the program runs. Used on any thread.
+//! each of them said is told. Password files are read for every connection, certificates and keys when they have
+//! changed, so that they can be replaced while the program runs. Used on any thread.
 
 mod certificate_problem;
 mod certificates;
@@ -219,7 +219,7 @@ impl DatabaseTarget {
         self.tls.to_string()
     }
 
-    /// Reads certificates and keys as a connection would.
+    /// Reads certificates and keys as a connection would, unless they are as they were.
     ///
     /// # Errors
     /// When one of them cannot be used.

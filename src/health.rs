@@ -99,6 +99,7 @@ impl Health {
     fn not_joined(&self) -> String {
         let Self(instruments) = self;
         let said = "the group has not said yet which partitions are ours";
+        // None is known either, before one has answered.
         if instruments.poll.kafka().brokers_up == 0 {
             format!(
                 "{said}: no Kafka broker is connected (KAFKA_BROKERS={})",

@@ -29,8 +29,8 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the poller waits for an answer. It asks inside a rebalance callback, and a server that
 /// accepts everything and says nothing would hold it there for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Questions that may be without an answer at a time, each with its thread and connection. Poller and bookkeeper ask one
-/// each; those of a server that accepts everything and says nothing are left behind.
+/// Questions that may be without an answer at a time, each with its thread and connection: those of a server that accepts
+/// everything and says nothing are left behind. Poller and bookkeeper have a ledger each, and ask one question at a time.
 const UNANSWERED_MAX: usize = 8;
 /// A folded ledger answers in a millisecond; 128,000 unfolded spans took 0.06 s.
 const SETTINGS: &str = "SET statement_timeout = '25s'; SET lock_timeout = '5s'; SET timezone = 'UTC';";
@@ -104,7 +104,7 @@ pub struct Ledger {
     target: DatabaseTarget,
     consumer_group: String,
     topic: String,
-    /// One holder besides this ledger for every question without an answer.
+    /// Held by this ledger and, through the clone that asks, by every question without an answer.
     unanswered: Arc<()>,
 }
 

@@ -1,5 +1,6 @@
 //! An OpenSSL context is kept for as long as the files that it was made of stay as they are. Making one takes 30 ms of CPU
 //! where the operating system has a bundle of certificates: OpenSSL's builder reads it, whether it is wanted or not.
+//! With `sslrootcert=system` it is wanted, and read each time.
 
 use std::fs::{self, Metadata};
 use std::io;

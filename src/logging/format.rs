@@ -13,6 +13,8 @@ use serde::Serialize;
 /// journald cuts a line at 48 KiB (`LineMax=`), and what follows would have no priority and be no JSON. A control
 /// character takes six bytes in JSON.
 const MESSAGE_BYTES_MAX: usize = 7 * 1_024;
+/// Of one field beside the message.
+const FACT_BYTES_MAX: usize = 512;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -32,8 +34,9 @@ struct Facts(BTreeMap<String, serde_json::Value>);
 
 impl<'kvs> VisitSource<'kvs> for Facts {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        if key.as_str() == "repeats" {
-            return Ok(()); // For `repeats.rs` only.
+        // That is for `repeats.rs` only, and a line has the others already.
+        if ["repeats", "timestamp", "level", "target", "thread", "message"].contains(&key.as_str()) {
+            return Ok(());
         }
         let mut fact = Fact(serde_json::Value::Null);
         value.visit(&mut fact)?;
@@ -48,7 +51,7 @@ struct Fact(serde_json::Value);
 
 impl VisitValue<'_> for Fact {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        self.0 = value.to_string().into();
+        self.0 = cut(value.to_string(), FACT_BYTES_MAX).into();
         Ok(())
     }
 
@@ -104,12 +107,15 @@ pub(super) fn journal<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<
 
 /// The record's text, or as much of it as fits.
 fn message(record: &Record<'_>) -> String {
-    let mut message = record.args().to_string();
-    if message.len() > MESSAGE_BYTES_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        message.push('…');
+    cut(record.args().to_string(), MESSAGE_BYTES_MAX)
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
     }
-    message
+    text
 }
 
 /// journald ends a line at NUL too, and what reads it may be a terminal.
@@ -135,8 +141,8 @@ mod tests {
         text: &str,
     ) -> String {
         let mut out = Vec::new();
-        format(&mut out, &Record::builder().level(level).target("a::b").args(format_args!("{text}")).build())
-            .unwrap();
+        let arguments = format_args!("{text}");
+        format(&mut out, &Record::builder().level(level).target("a::b").args(arguments).build()).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -189,6 +195,7 @@ mod tests {
         let facts: &[(&str, Value<'_>)] = &[
             ("attempt", Value::from(3_u32)),
             ("repeats", Value::from("again")),
+            ("message", Value::from("another")),
             ("partitions", Value::from_debug(&[0, 7])),
             ("sqlstate", sqlstate.to_value()),
             ("class", class.to_value()),

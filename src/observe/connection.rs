@@ -43,7 +43,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
-    /// Whether it came to an address that this machine alone can reach.
+    /// Whether the server listens where this machine alone can reach it.
     is_loopback: bool,
     deadline: Instant,
     state: State,
@@ -167,8 +167,8 @@ fn respond(head: &[u8], is_loopback: bool, answer: impl FnOnce(&str) -> Answer) 
                     return Some((Method::Get, answer.with_header("Allow: GET, HEAD")));
                 }
             };
-            let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
-            if is_loopback && host.is_some_and(|host| !names_this_machine(host.value)) {
+            let mut hosts = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+            if is_loopback && hosts.any(|host| !names_this_machine(host.value)) {
                 return refused("421 Misdirected Request", "on loopback, ask for localhost or its address");
             }
             let path = target.split('?').next().unwrap_or_default();

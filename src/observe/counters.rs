@@ -109,9 +109,7 @@ impl PollInstruments {
     /// Whether the group counts us as a member whose partitions are known.
     pub fn set_joined(&self, has_joined: bool) {
         self.has_joined.store(has_joined, Ordering::Release);
-        if has_joined {
-            self.lacks_topic.store(false, Ordering::Release);
-        }
+        self.lacks_topic.store(false, Ordering::Release);
     }
 
     /// Kafka knows no such topic.

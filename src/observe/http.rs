@@ -41,7 +41,8 @@ impl Server {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let is_loopback = address.ip().is_loopback();
+        // `::ffff:127.0.0.1` too.
+        let is_loopback = address.ip().to_canonical().is_loopback();
         let mut serving = Serving { listener, is_loopback, connections: Vec::new(), answer };
         let end = Arc::clone(&is_over);
         let run = move || {

@@ -110,12 +110,12 @@ impl<S: RowSink> Writer<S> {
             let sqlstate = S::sqlstate(&error);
             match S::remedy(&error) {
                 Remedy::RetryAndAlarm => log::error!(
-                    repeats:% = chain, sqlstate, attempt, rows, partitions:% = places;
+                    repeats:% = chain, sqlstate, attempt, rows, spans:% = places;
                     "{chain}: attempt {attempt} to write {rows} rows of partitions {places} failed in a way that \
                      waiting may not cure; trying again in {pause:?}"
                 ),
                 _ => log::warn!(
-                    repeats:% = chain, sqlstate, attempt, rows, partitions:% = places;
+                    repeats:% = chain, sqlstate, attempt, rows, spans:% = places;
                     "{chain}: attempt {attempt} to write {rows} rows of partitions {places}; trying again in {pause:?}"
                 ),
             }

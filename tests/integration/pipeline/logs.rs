@@ -79,7 +79,12 @@ fn mistakes_and_refusals_are_told_in_the_format_and_without_the_password() {
         assert_format(format, &check(format, mistaken, 2, "BATCH_SIZE"));
         assert_format(
             format,
-            &check(format, case.processor().env("DATABASE_URL", &refused), 3, "(SQLSTATE 28P01)"),
+            &check(
+                format,
+                case.processor().env("DATABASE_URL", &refused),
+                3,
+                "(SQLSTATE 28P01): correct the password",
+            ),
         );
     }
     check("xml", case.processor(), 2, "LOG_FORMAT=\"xml\": wanted is text, json or journal");
@@ -152,7 +157,7 @@ fn an_outage_does_not_flood_the_log() {
     assert!(attempt.contains("rows of partitions ") && attempt.contains("[0, "), "the facts: {attempt}");
     let fields: Value = serde_json::from_str(attempt).unwrap();
     assert_eq!((&fields["attempt"], &fields["rows"]), (&1.into(), &1.into()), "{attempt}");
-    assert!(fields["partitions"].as_str().unwrap().contains("[0, 1)"), "{attempt}");
+    assert!(fields["spans"].as_str().unwrap().contains("[0, 1)"), "{attempt}");
 }
 
 /// A terminal that was closed, a journald that was restarted.
