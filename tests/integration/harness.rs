@@ -129,3 +129,13 @@ fn a_private_broker_survives_a_crash() {
         if ends == [0, 1] { Ok(()) } else { Err(ends) }
     });
 }
+
+/// `make demo` and `make build` can be repeated: what they install first is all here by now.
+#[test]
+fn nothing_is_missing_once_it_is_installed() {
+    for profile in ["build", "demo"] {
+        let install = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/install");
+        let output = Command::new(install).arg(profile).env("INSTALL", "no").output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{profile}: {output:?}");
+    }
+}
