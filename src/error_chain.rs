@@ -24,18 +24,6 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     chain
 }
 
-/// The SQLSTATE of what PostgreSQL said, if it is among the causes.
-pub fn sqlstate<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(code) = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code) {
-            return Some(code.code());
-        }
-        next = error.source();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use postgres::error::SqlState;
 
 use crate::config::{ConfigError, Mistake};
 use crate::database_target::{self, DatabaseTarget};
-use crate::error_chain::{error_chain, sqlstate};
+use crate::error_chain::error_chain;
 use crate::migrations::{self, MigrateError, ServerInfo};
 use crate::shutdown::Shutdown;
 use crate::write::sqlstate::{self, Remedy};
@@ -55,6 +55,15 @@ impl From<Mistake> for SetupError {
 }
 
 impl SetupError {
+    /// What the server said, if it was the server.
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Connect(error) => error.code(),
+            Self::Migrate(error) => error.server_error()?.code(),
+            Self::Config(_) | Self::Silent { .. } | Self::Thread(_) => None,
+        }
+    }
+
     /// Whether it may be over the next time.
     fn is_transient(&self) -> bool {
         match self {
@@ -146,7 +155,7 @@ pub fn prepare_patiently<T: Send + 'static>(
         match outcome {
             Err(error) if error.is_transient() && !(is_silent && silence_count >= SILENCES_MAX) => {
                 let chain = error_chain(&error);
-                let sqlstate = sqlstate(&error);
+                let sqlstate = error.code().map(SqlState::code);
                 log::warn!(repeats:% = chain, sqlstate, attempt; "{chain}; trying again in {pause:?} (attempt {attempt})");
                 waits_since(&chain);
             }

@@ -8,7 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{Case, PATIENCE, event, now_ms};
-use crate::support::{PrivateBroker, Processor, ProcessorBuilder, Proxy, Record, TestTopic, eventually};
+use crate::support::{
+    PrivateBroker, Processor, ProcessorBuilder, Proxy, Record, TestTopic, eventually, server_client,
+};
 
 const KAFKA_PASSWORD: &str = "hunter2-of-kafka";
 
@@ -89,6 +91,20 @@ fn mistakes_and_refusals_are_told_in_the_format_and_without_the_password() {
     }
     check("xml", case.processor(), 2, "LOG_FORMAT=\"xml\": wanted is text, json or journal");
     check("text", case.processor().env("LOG_LEVEL", "a=b=c"), 2, "LOG_LEVEL=\"a=b=c\": wanted is");
+}
+
+#[test]
+fn a_database_that_is_waited_for_is_told_by_its_sqlstate() {
+    let case = Case::new(1);
+    let name = case.database.test.name();
+    let closed = format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false");
+    server_client().batch_execute(&closed).unwrap();
+    let mut waiting = case.processor().env("LOG_FORMAT", "json").spawn();
+    let line = waiting.wait_for_line("trying again in ", PATIENCE);
+    let fields: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&fields["sqlstate"], &fields["attempt"]), (&"55000".into(), &1.into()), "{line}");
+    waiting.terminate();
+    assert_eq!(waiting.wait_exit(PATIENCE).code(), Some(0), "{:?}", waiting.lines());
 }
 
 #[test]
