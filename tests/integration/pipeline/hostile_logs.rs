@@ -109,11 +109,7 @@ fn of_transactions_in_mid_log_only_committed_ones_become_rows() {
 
 #[test]
 fn gaps_of_a_compacted_topic_are_passed_and_accounted_for() {
-    let broker = PrivateBroker::start_with(&[
-        "log.cleaner.backoff.ms=100",
-        "log.cleaner.dedupe.buffer.size=2097152",
-        "log.cleaner.threads=1",
-    ]);
+    let broker = PrivateBroker::start_with(&["log.cleaner.backoff.ms=100"]);
     let settings = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "1"),
