@@ -252,7 +252,8 @@ pub struct PipelineArgs {
     /// The brokers of that topic [default: KAFKA_BROKERS]. KAFKA_OPTIONS hold for them too.
     #[arg(long, env = "DEAD_LETTER_BROKERS")]
     pub dead_letter_brokers: Option<String>,
-    /// Go on when events were deleted from Kafka before they were read, instead of stopping.
+    /// Go on when events were deleted from Kafka before they were read, instead of stopping: at the
+    /// first assignment of each partition after this start, and not at later ones.
     #[arg(long, env = "ACCEPT_LOSS", value_parser = BoolishValueParser::new())]
     pub accept_loss: bool,
 }

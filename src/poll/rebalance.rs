@@ -5,6 +5,7 @@
 //! is told and waited for, with a deadline: in-flight spans become durable and are committed before
 //! the partitions are given back. Kept partitions go on undisturbed (cooperative-sticky).
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,6 +87,8 @@ pub struct GroupOptions {
 pub struct GroupContext {
     options: GroupOptions,
     notices: Mutex<Vec<Notice>>,
+    /// Partitions that this process was ever assigned.
+    once_assigned: Mutex<HashSet<Partition>>,
     callbacks_served: AtomicU64,
     /// Answers of no broker that the log has told of, and `poll` has not.
     strange_answers: AtomicU64,
@@ -97,6 +100,7 @@ impl GroupContext {
         Self {
             options,
             notices: Mutex::default(),
+            once_assigned: Mutex::default(),
             callbacks_served: AtomicU64::new(0),
             strange_answers: AtomicU64::new(0),
         }
@@ -160,6 +164,7 @@ impl GroupContext {
                 describe(&positions)
             );
         }
+        self.once_assigned.lock().extend(partitions);
         self.notify(Notice::Assigned(positions));
         Ok(())
     }
@@ -241,12 +246,20 @@ impl GroupContext {
             let committed = offset_of(&committed, &self.options.topic, partition).map_err(failed)?;
             let recorded = recorded.iter().find(|recorded| recorded.partition == partition).copied();
             let state = PartitionState { partition, recorded, committed, is_marked, low, high };
-            Ok(self.options.start_policy.resolve(state, group_has_offsets)?)
+            Ok(self.start_policy(partition).resolve(state, group_has_offsets)?)
         });
         let (mut positions, beginnings): (Vec<_>, Vec<_>) =
             resolved.collect::<Result<Vec<_>, PollError>>()?.into_iter().unzip();
         self.record(&beginnings.into_iter().flatten().collect::<Vec<_>>(), &mut positions, deadline)?;
         Ok(positions)
+    }
+
+    /// A loss is accepted for a partition's first assignment. What is lost once we have read from it is
+    /// another loss, of which nobody knew when this one was accepted.
+    fn start_policy(&self, partition: Partition) -> StartPolicy {
+        let policy = self.options.start_policy;
+        let is_first = !self.once_assigned.lock().contains(&partition);
+        StartPolicy { accept_loss: policy.accept_loss && is_first, ..policy }
     }
 
     /// Records new beginnings. Where another instance has recorded one first, its word holds.

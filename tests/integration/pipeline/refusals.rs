@@ -1,9 +1,5 @@
 //! What the program refuses to do, by which exit code and in which words.
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-
 use super::{Case, PATIENCE, event, now_ms};
 use crate::support::{Processor, TestDatabase};
 
@@ -14,7 +10,7 @@ fn events_deleted_before_they_were_read_stop_it_unless_the_loss_is_accepted() {
     case.produce(&[event("a", now)]);
     case.process_all();
     case.produce(&["b", "c", "d"].map(|id| event(id, now)));
-    delete_before(&case, 3);
+    case.topic.delete_before(0, 3);
 
     let mut processor = case.processor().spawn();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(5));
@@ -24,15 +20,6 @@ fn events_deleted_before_they_were_read_stop_it_unless_the_loss_is_accepted() {
     let mut processor = case.processor().arg("--accept-loss").arg("--stop-at-end").spawn();
     assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     assert_eq!(case.rows(), 2);
-}
-
-/// As retention does.
-pub(super) fn delete_before(case: &Case, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", case.topic.brokers()).create().unwrap();
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(case.topic.name(), 0, Offset::Offset(offset)).unwrap();
-    pollster::block_on(admin.delete_records(&offsets, &AdminOptions::new())).unwrap();
 }
 
 #[test]

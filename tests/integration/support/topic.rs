@@ -92,12 +92,15 @@ impl TestTopic {
         };
         let mut new_topic = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
         new_topic.config.extend_from_slice(settings);
-        let results =
-            pollster::block_on(topic.admin().create_topics([&new_topic], &admin_options(SERVER_TIMEOUT)))
-                .expect("ask the broker for a topic");
-        for result in results {
-            result.expect("create the test's topic");
-        }
+        // A lonely broker whose session has ended has nowhere to put it, for a moment.
+        let admin = topic.admin();
+        eventually("the test's topic", SERVER_TIMEOUT, || {
+            let asked = admin.create_topics([&new_topic], &admin_options(SERVER_TIMEOUT));
+            match pollster::block_on(asked).expect("ask the broker for a topic").remove(0) {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+                Err(refused) => Err(refused),
+            }
+        });
         topic
     }
 
@@ -186,6 +189,17 @@ impl TestTopic {
             producer.poll(Duration::from_millis(100));
             unsent = returned;
         }
+    }
+
+    /// Deletes a partition's messages below this offset, as retention does.
+    pub(crate) fn delete_before(&self, partition: i32, offset: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets
+            .add_partition_offset(&self.name, partition, Offset::Offset(offset))
+            .expect("name a partition");
+        let admin = self.admin(); // An answer comes only as long as it is there.
+        let deletion = admin.delete_records(&offsets, &admin_options(SERVER_TIMEOUT));
+        pollster::block_on(deletion).expect("delete messages");
     }
 
     /// By partition, the offset that its next message will have.
