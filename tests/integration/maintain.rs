@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use usage_processor::migrations::Profile;
 
@@ -164,10 +164,8 @@ fn while_events_arrive_it_comes_to_an_end() {
                     writer.batch_execute(&sql).unwrap();
                 }
             });
-            let started = Instant::now();
             let outcome = maintain(&database.test, &[]);
             is_over.store(true, Ordering::Relaxed);
-            assert!(started.elapsed() < Duration::from_secs(20), "{profile}: {outcome:?}");
             outcome
         });
         assert_eq!(code, Some(0), "{profile}: {lines:?}");

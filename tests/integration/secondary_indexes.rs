@@ -8,7 +8,8 @@ use usage_processor::migrations::Profile;
 use usage_processor::secondary_indexes::{self, SecondaryIndexes};
 
 use crate::database::{Database, profiles};
-use crate::support::{Processor, SERVER_TIMEOUT, eventually};
+use crate::pipeline::PATIENCE;
+use crate::support::{Processor, eventually};
 
 const KEY: &str = "00000000-0000-0000-0000-00000000000b";
 
@@ -50,19 +51,19 @@ fn switch(database: &Database, mode: &str) -> String {
         .arg("--secondary-indexes")
         .arg(mode)
         .spawn();
-    assert_eq!(process.wait_exit(SERVER_TIMEOUT).code(), Some(0), "{:?}", process.lines());
+    assert_eq!(process.wait_exit(PATIENCE).code(), Some(0), "{:?}", process.lines());
     process.lines().join("\n")
 }
 
 fn status(database: &Database) -> String {
     let mut process = Processor::command("migrate").database(&database.test).arg("status").spawn();
-    assert_eq!(process.wait_exit(SERVER_TIMEOUT).code(), Some(0));
+    assert_eq!(process.wait_exit(PATIENCE).code(), Some(0));
     process.lines().pop().unwrap()
 }
 
 fn maintain(database: &Database) -> i64 {
     let mut process = Processor::command("maintain").database(&database.test).arg("--json").spawn();
-    assert_eq!(process.wait_exit(SERVER_TIMEOUT).code(), Some(0), "{:?}", process.lines());
+    assert_eq!(process.wait_exit(PATIENCE).code(), Some(0), "{:?}", process.lines());
     let done: serde_json::Value = serde_json::from_str(&process.lines().join("")).unwrap();
     done["indexes_built"].as_i64().unwrap()
 }
@@ -191,7 +192,7 @@ const WAITING: &str =
 
 fn wait_for_build(database: &mut Database) -> String {
     let mut pid = String::new();
-    eventually("an index is being built", SERVER_TIMEOUT, || {
+    eventually("an index is being built", PATIENCE, || {
         pid = database.text(WAITING);
         if pid == "0" { Err("not yet".to_owned()) } else { Ok(()) }
     });
@@ -230,7 +231,7 @@ fn a_build_that_is_killed_is_begun_anew_and_nobody_waits_for_it() {
         assert!(secondaries(&mut database).contains("INVALID"), "{profile}: {}", secondaries(&mut database));
         writer.batch_execute("COMMIT").unwrap();
 
-        eventually("the killed session's lock is released", SERVER_TIMEOUT, || {
+        eventually("the killed session's lock is released", PATIENCE, || {
             let built = complete(&mut second)?;
             if built > 0 { Ok(()) } else { Err("none built".to_owned()) }
         });
@@ -252,7 +253,7 @@ fn a_table_in_use_is_waited_for_without_holding_up_others() {
         let switching = thread::Builder::new()
             .spawn(move || secondary_indexes::switch(&mut client, SecondaryIndexes::Deferred).is_ok())
             .unwrap();
-        eventually("the switch waits for the table", SERVER_TIMEOUT, || {
+        eventually("the switch waits for the table", PATIENCE, || {
             let waits = database.text(
                 "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'DROP INDEX u%'
                     AND wait_event_type = 'Lock'",

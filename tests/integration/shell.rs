@@ -114,6 +114,7 @@ fn a_bar_is_drawn_on_a_terminal_and_the_log_above_it_is_coloured() {
         ("KAFKA_BROKERS", topic.brokers()),
         ("KAFKA_TOPIC", topic.name()),
         ("KAFKA_GROUP_ID", topic.name()),
+        ("METRICS_ADDR", "none"),
     ];
     let generated = on_a_terminal("generate --count 20000", &variables);
     assert!(generated.contains("20,000/20,000 messages"), "{generated:?}");

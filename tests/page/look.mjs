@@ -31,7 +31,11 @@ function listen(page) {
   const complaints = [];
   page.on("console", (message) => complaints.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => complaints.push(`uncaught: ${error}`));
-  page.on("requestfailed", (request) => complaints.push(`failed: ${request.url()}`));
+  page.on("requestfailed", (request) => {
+    const why = request.failure()?.errorText;
+    // The page gives up a refresh after some seconds, as when axe holds its thread for longer.
+    if (why !== "net::ERR_ABORTED") complaints.push(`failed: ${request.url()}: ${why}`);
+  });
   return complaints;
 }
 

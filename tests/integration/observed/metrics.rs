@@ -176,10 +176,16 @@ fn full_and_revoked(case: &Case, watched: &mut Watched) {
     let mut lock = client.transaction().unwrap();
     lock.batch_execute("LOCK TABLE usage_events").unwrap();
     let now = now_ms();
-    let events: Vec<_> = (0..4_000).map(|n| (n % 8, event(&format!("{n}"), now))).collect();
-    let records: Vec<_> =
-        events.iter().map(|(p, e)| Record::new(ORGANIZATION, e.as_bytes()).to(*p)).collect();
-    case.topic.produce(&records);
+    let produce = |range: std::ops::Range<i32>| {
+        let events: Vec<_> = range.map(|n| (n % 8, event(&format!("{n}"), now))).collect();
+        let records: Vec<_> =
+            events.iter().map(|(p, e)| Record::new(ORGANIZATION, e.as_bytes()).to(*p)).collect();
+        case.topic.produce(&records);
+    };
+    // Of each partition something is on its way when it is taken away.
+    produce(0..8);
+    watched.wait_for("usage_messages_in_flight", |count| count >= 8.0);
+    produce(8..4_000);
     watched.wait_for("usage_paused_partitions", |count| count > 0.0);
     watched.wait_for("usage_queue_length{queue=\"decoder-0\"}", |length| length > 0.0);
     watched.wait_for("usage_watermark_stuck_seconds", |seconds| seconds > 1.0);
@@ -280,8 +286,13 @@ fn promtool_finds_nothing_to_say() {
 #[test]
 fn a_stage_that_failed_is_told_until_the_process_has_drained() {
     let case = Case::new(1);
-    let mut processor =
-        case.processor().env("METRICS_ADDR", "127.0.0.1:0").env("DEAD_LETTER_MAX_RATIO", "0.1").spawn();
+    let mut processor = case
+        .processor()
+        .env("METRICS_ADDR", "127.0.0.1:0")
+        .env("DEAD_LETTER_MAX_RATIO", "0.1")
+        // The writers are locked: none of the batches is to be too old to be filled.
+        .env("BATCH_TIMEOUT", "60s")
+        .spawn();
     processor.wait_for_line("assigned 1 partitions", PATIENCE);
     let mut client = case.database.connect();
     let mut lock = client.transaction().unwrap();

@@ -94,9 +94,9 @@ fn exchange_as_far_as_taken(address: &str, request: &[u8]) -> Option<u16> {
 #[test]
 fn a_request_that_trickles_in_is_cut_off() {
     let processor = waiting_processor();
+    let started = Instant::now();
     let mut stream = TcpStream::connect(processor.metrics_address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let started = Instant::now();
     stream.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     loop {
         assert!(started.elapsed() < PATIENCE, "it is still waited for");

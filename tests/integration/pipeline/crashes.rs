@@ -28,6 +28,8 @@ fn crash_at(point: CrashPoint) {
     let mut processor = case
         .processor()
         .env("BATCH_SIZE", "100")
+        .env("DRAIN_TIMEOUT", "5s")
+        .env("KAFKA_OPTIONS", "session.timeout.ms=6000")
         .env("CRASH_AT", &format!("{}={count}", point.name()))
         .spawn();
     processor.wait_for_line("assigned 4 partitions", PATIENCE);

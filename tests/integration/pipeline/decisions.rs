@@ -61,12 +61,13 @@ fn a_retry_after_a_restart_is_still_stopped() {
 fn a_retry_of_an_event_that_latest_has_skipped_is_written() {
     let case = Case::new(1);
     case.produce(&[event("a", now_ms())]);
-    let processor = case.processor().env("KAFKA_AUTO_OFFSET_RESET", "latest").spawn();
+    let mut processor = case.processor().env("KAFKA_AUTO_OFFSET_RESET", "latest").spawn();
     processor.wait_for_line("assigned 1 partitions: 0 at 1; 0 offsets before them", PATIENCE);
     case.produce(&[event("a", now_ms())]);
     case.wait_until_at_end();
     assert_eq!(case.rows(), 1);
-    drop(processor);
+    processor.terminate();
+    assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0));
     // It is history now, and what lies before it still is not.
     case.produce(&[event("a", now_ms() + 1)]);
     let processor = case.process_all();

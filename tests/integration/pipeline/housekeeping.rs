@@ -75,7 +75,7 @@ fn maintenance_that_hangs_delays_neither_the_pipeline_nor_its_end() {
         processor.terminate();
         let asked_at = Instant::now();
         assert_eq!(processor.wait_exit(PATIENCE).code(), Some(0), "{:?}", processor.lines());
-        assert!(asked_at.elapsed() < Duration::from_secs(10), "{profile}: {:?}", asked_at.elapsed());
+        assert!(asked_at.elapsed() < Duration::from_secs(20), "{profile}: {:?}", asked_at.elapsed());
         transaction.rollback().unwrap();
     }
 }

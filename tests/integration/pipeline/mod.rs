@@ -47,7 +47,7 @@ use crate::database::{Database, profiles};
 use crate::support::{Processor, ProcessorBuilder, Record, TestTopic, eventually};
 
 /// How long a busy machine may take for a step that takes a second on an idle one.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One organization, in one partition.
 pub(crate) const ORGANIZATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";

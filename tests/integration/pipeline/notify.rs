@@ -88,7 +88,8 @@ fn a_server_that_is_away_is_waited_for_before_and_after_ready() {
     let server = case.database.test.url().split_once('@').unwrap().1.rsplit_once('/').unwrap().0.to_owned();
     door.lead_to("");
     let systemd = Systemd::listen();
-    let processor = systemd.start(case.processor().env("DATABASE_URL", &url));
+    // Of more writers one might first connect now, and say the same in its second attempt as in its first.
+    let processor = systemd.start(case.processor().env("DATABASE_URL", &url).env("WRITER_THREADS", "1"));
     let starting = systemd.listen_for(0, 3);
     for datagram in &starting {
         assert!(has(datagram, "EXTEND_TIMEOUT_USEC=30000000"), "{datagram}");

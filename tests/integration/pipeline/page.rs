@@ -265,9 +265,9 @@ fn a_broken_pipeline_says_what_is_broken_and_since_when() {
     let builder = case.processor().env("BATCH_SIZE", "10").env("DATABASE_URL", &url);
     let processor = start(builder);
     processor.wait_for_line("assigned 4 partitions", PATIENCE);
+    let now = now_ms();
     proxy.lead_to("");
     proxy.cut();
-    let now = now_ms();
     case.produce(&(0..2_000).map(|n| event(&format!("r-{n}"), now)).collect::<Vec<_>>());
     processor.wait_for_line("the pipeline is full", PATIENCE);
     let status = settled(&processor, |status| !status.database.is_reachable && status.kafka.is_paused);

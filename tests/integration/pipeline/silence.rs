@@ -17,6 +17,7 @@ fn a_server_that_never_answers_stops_the_process_and_loses_nothing() {
         .env("STATEMENT_TIMEOUT", "1s")
         .env("LOCK_TIMEOUT", "500ms")
         .env("DRAIN_TIMEOUT", "2s")
+        .env("KAFKA_OPTIONS", "session.timeout.ms=6000")
         // Another one might not be connected yet, and have nothing to cancel.
         .env("WRITER_THREADS", "1")
         .spawn();

@@ -170,8 +170,11 @@ fn without_a_processor_of_the_group_the_fourth_step_fails_and_says_so() {
     );
     assert!(!nobody.contains("another group"), "{nobody}");
 
-    let other = Processor::run().source(&case.topic, "another").database(&case.database.test).spawn();
-    other.wait_for_line("assigned 3 partitions", PATIENCE);
+    let _other = Processor::run().source(&case.topic, "another").database(&case.database.test).spawn();
+    eventually("the other one writes", PATIENCE, || match case.rows() {
+        5 => Ok(()),
+        rows => Err(rows),
+    });
     assert_fails(smoke(&case).arg(SHORT), 4, 1, &["the ledger has them by another group, another:"]);
     eventually("both runs are written", PATIENCE, || match case.rows() {
         10 => Ok(()),
@@ -188,6 +191,8 @@ fn events_that_are_rows_elsewhere_or_dead_letters_are_missed_in_the_table() {
     let case = Case::in_profile(Profile::PostgreSql, 1);
     let mut elsewhere = Database::migrated(Profile::PostgreSql);
     let _processor = case.processor().spawn();
+    case.produce(&[event("first", now_ms())]);
+    case.wait_until_at_end(); // It is connected, and smoke waits for nothing else.
     assert_fails(
         smoke(&case).database(&elsewhere.test).arg("--timeout=10s"),
         5,

@@ -10,7 +10,7 @@ use crate::support::{PrivatePostgres, TestDatabase, TestTopic, eventually};
 #[test]
 fn sigterm_drains_and_commits() {
     let mut case = Case::new(8);
-    let truth = case.generate(traffic(200_000, "100%"), BACKLOG);
+    let truth = case.generate(traffic(400_000, "100%"), BACKLOG);
     let mut processor = case.processor().spawn();
     eventually("the first rows", PATIENCE, || if case.rows() > 0 { Ok(()) } else { Err("none") });
     processor.terminate();
@@ -76,7 +76,8 @@ fn a_lost_database_is_waited_for() {
 #[test]
 fn a_drain_that_takes_too_long_ends_with_its_own_exit_code() {
     let case = Case::new(1);
-    let mut processor = case.processor().env("DRAIN_TIMEOUT", "1s").spawn();
+    let mut processor =
+        case.processor().env("DRAIN_TIMEOUT", "1s").env("KAFKA_OPTIONS", "session.timeout.ms=6000").spawn();
     let mut client = case.database.connect();
     let mut lock = client.transaction().unwrap();
     lock.batch_execute("LOCK TABLE usage_events").unwrap();
@@ -93,7 +94,8 @@ fn a_drain_that_takes_too_long_ends_with_its_own_exit_code() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let case = Case::new(1);
-    let mut processor = case.processor().spawn();
+    let mut processor =
+        case.processor().env("DRAIN_TIMEOUT", "5s").env("KAFKA_OPTIONS", "session.timeout.ms=6000").spawn();
     let mut client = case.database.connect();
     let mut lock = client.transaction().unwrap();
     lock.batch_execute("LOCK TABLE usage_events").unwrap();

@@ -388,7 +388,7 @@ fn an_adoption_that_was_interrupted_is_run_again() {
                 migrations::adopt(&mut client, choice(profile), AdoptOptions::default()).map(|_| ())
             })
             .unwrap();
-        eventually("the adoption waits and is killed", SERVER_TIMEOUT, || {
+        eventually("the adoption waits and is killed", 2 * SERVER_TIMEOUT, || {
             let killed = database.text(
                 "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event_type = 'Lock'",

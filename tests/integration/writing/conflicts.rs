@@ -6,7 +6,7 @@ use std::thread;
 use usage_processor::migrations::Profile;
 use usage_processor::write::writer::RowSink as _;
 
-use super::{Case, Event, Part, batch, events, now_ms};
+use super::{Case, Event, Part, ServerTimeouts, TIMEOUTS, batch, events, now_ms, sink_with};
 use crate::database::profiles;
 use crate::support::{SERVER_TIMEOUT, eventually};
 
@@ -78,6 +78,8 @@ fn within_one_batch_the_earlier_of_two_partitions_is_kept() {
 fn a_row_that_another_writer_commits_meanwhile_is_compared_too() {
     for profile in profiles() {
         let mut case = Case::new(profile);
+        let lock = SERVER_TIMEOUT;
+        case.sink = sink_with(&case.database.test.url(), ServerTimeouts { lock, ..TIMEOUTS });
         // Of the same day and organization, or the other one's new chunk would be what is waited for.
         case.write(&batch(&[Part::new(1, 0, &events("before", 1))]));
         let mut other = case.database.connect();
@@ -96,8 +98,8 @@ fn a_row_that_another_writer_commits_meanwhile_is_compared_too() {
         let counts = thread::scope(|scope| {
             let writing = scope.spawn(|| case.write_all(&all));
             eventually("the writer waits for the other", SERVER_TIMEOUT, || {
-                let waiting =
-                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+                let waiting = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                                WHERE NOT granted AND locktype = 'transactionid' AND datname = current_database()";
                 let row = transaction.query_one(waiting, &[]).unwrap();
                 if row.get::<_, i64>(0) > 0 { Ok(()) } else { Err("nobody waits") }
             });

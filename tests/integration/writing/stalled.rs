@@ -7,7 +7,7 @@ use postgres::config::Config;
 use postgres::{Client, NoTls};
 use usage_processor::write::writer::RowSink as _;
 
-use super::{Case, Part, TIMEOUTS, batch, events, now_ms};
+use super::{Case, Part, ServerTimeouts, TIMEOUTS, batch, events, now_ms, sink_with};
 use crate::database::profiles;
 use crate::support::{SERVER_TIMEOUT, eventually};
 
@@ -82,6 +82,9 @@ fn sessions_that_are_no_writers_are_left_alone() {
 #[test]
 fn a_writer_that_works_is_left_alone_however_long_it_works() {
     let mut case = Case::new(profiles().pop().unwrap());
+    // Long, so that a pause of this test does not look like one of the writer.
+    let lock = 4 * TIMEOUTS.lock;
+    case.sink = sink_with(&case.database.test.url(), ServerTimeouts { lock, ..TIMEOUTS });
     let name = "usage-processor writer-7@elsewhere";
     let mut busy = holder(&case, name);
     let all = batch(&[Part::new(0, 0, &events("r", 20))]);
