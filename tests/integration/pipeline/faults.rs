@@ -18,7 +18,7 @@ fn a_full_pipeline_pauses_and_keeps_its_partitions() {
         .processor()
         .env("BATCH_SIZE", "10")
         .env("DRAIN_TIMEOUT", "2s")
-        .env("KAFKA_OPTIONS", "session.timeout.ms=6000,max.poll.interval.ms=6000")
+        .env("KAFKA_OPTIONS", "session.timeout.ms=10000,max.poll.interval.ms=10000")
         .spawn();
     processor.wait_for_line("assigned 4 partitions", PATIENCE);
     let mut client = case.database.connect();
@@ -27,7 +27,7 @@ fn a_full_pipeline_pauses_and_keeps_its_partitions() {
     case.produce(&payloads);
     processor.wait_for_line("the pipeline is full: pausing 4 partitions", PATIENCE);
     // Longer than the group lets anyone go without polling.
-    thread::sleep(Duration::from_secs(9));
+    thread::sleep(Duration::from_secs(13));
     lock.rollback().unwrap();
     processor.wait_for_line("the pipeline has room again", PATIENCE);
     case.wait_until_at_end();

@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For a broker on a machine with much else to do: one process, its own controller, whose sessions are short.
 const LEADER_PATIENCE: Duration = Duration::from_secs(60);
@@ -247,8 +247,16 @@ impl TestTopic {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&self.name, 0, Offset::Beginning).expect("name a partition");
         consumer.assign(&assignment).expect("read a partition");
-        let until_end = std::iter::from_fn(|| consumer.poll(SERVER_TIMEOUT).expect("a message").ok());
-        until_end.map(|message| message.detach()).collect()
+        let deadline = Instant::now() + SERVER_TIMEOUT;
+        let mut messages = Vec::new();
+        loop {
+            match consumer.poll(SERVER_TIMEOUT).expect("a message, or the end") {
+                Ok(message) => messages.push(message.detach()),
+                Err(KafkaError::PartitionEOF(_)) => return messages,
+                // librdkafka tries again by itself.
+                Err(error) => assert!(Instant::now() < deadline, "reading {}: {error}", self.name),
+            }
+        }
     }
 
     fn client_config(&self) -> ClientConfig {
