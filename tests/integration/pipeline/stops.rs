@@ -10,7 +10,7 @@ use crate::support::{PrivatePostgres, TestDatabase, TestTopic, eventually};
 #[test]
 fn sigterm_drains_and_commits() {
     let mut case = Case::new(8);
-    let truth = case.generate(traffic(400_000, "100%"), BACKLOG);
+    let truth = case.generate(traffic(200_000, "100%"), BACKLOG);
     let mut processor = case.processor().spawn();
     eventually("the first rows", PATIENCE, || if case.rows() > 0 { Ok(()) } else { Err("none") });
     processor.terminate();
@@ -32,7 +32,7 @@ fn sigterm_drains_and_commits() {
 #[test]
 fn kill_9_and_restart_adds_and_loses_nothing() {
     let mut case = Case::new(8);
-    let truth = case.generate(traffic(200_000, "100%"), BACKLOG);
+    let truth = case.generate(traffic(400_000, "100%"), BACKLOG);
     for round in 0..3 {
         let before = case.rows();
         let mut processor = case
